@@ -68,8 +68,11 @@ class RunFlags(DataFlags, Report):
     """MLflow: an SQLite file, a tracking server's address, or none."""
 
 
-def main(prog: str, commands: Mapping[str, type[Command]] | type[Command], args: Sequence[str] | None = None) -> NoReturn:
-    """Parse the flags, run the command, and exit: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted."""
+Commands = Mapping[str, type[Command]] | type[Command]
+
+
+def main(prog: str, commands: Commands, args: Sequence[str] | None = None) -> NoReturn:
+    """Parse the flags, run the command, exit: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted."""
     command = _parse(f"python -m {prog}", commands, args)
     try:
         command.run()
@@ -89,7 +92,7 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _parse(prog: str, commands: Mapping[str, type[Command]] | type[Command], args: Sequence[str] | None) -> Command:
+def _parse(prog: str, commands: Commands, args: Sequence[str] | None) -> Command:
     refusal = io.StringIO()
     try:
         with contextlib.redirect_stderr(refusal):

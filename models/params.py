@@ -1,0 +1,76 @@
+"""Parameter groups, freezing and learning rates, said in terms of an encoder's stages.
+
+A group is (stage, kind), kind one of weight, norm and bias; the head is the last stage. Groups are made once, before
+the first step, each with its own `lr`; thawing adds none.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+
+from models.heads import Classifier
+
+HEAD = "head"
+NORMALISATIONS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+Rates = Mapping[str, float | None]
+"""Stage → learning rate, or None for frozen."""
+
+
+def parameter_groups(model: Classifier, weight_decay: float) -> list[dict[str, Any]]:
+    """One optimizer group for each (stage, kind) that has parameters; only the kind `weight` decays.
+
+    Raises:
+        ValueError: the encoder's stages do not cover every parameter exactly once.
+    """
+    groups: dict[tuple[str, str], list[nn.Parameter]] = {}
+    for stage, owner, name, parameter in model.encoder.covered_parameters():
+        groups.setdefault((stage, kind_of(owner, name)), []).append(parameter)
+    for owner in model.head.modules():
+        for name, parameter in owner.named_parameters(recurse=False):
+            groups.setdefault((HEAD, kind_of(owner, name)), []).append(parameter)
+    return [
+        {"params": params, "stage": stage, "kind": kind, "weight_decay": weight_decay if kind == "weight" else 0.0}
+        for (stage, kind), params in groups.items()
+    ]
+
+
+def kind_of(owner: nn.Module, name: str) -> str:
+    if isinstance(owner, NORMALISATIONS):
+        return "norm"
+    return "bias" if name == "bias" else "weight"
+
+
+def stage_names(model: Classifier) -> tuple[str, ...]:
+    """The encoder's stages from input to output, then the head."""
+    return (*model.encoder.stages, HEAD)
+
+
+def make_optimizer(model: Classifier, weight_decay: float) -> AdamW:
+    """Fused AdamW over `parameter_groups`, every rate zero until `set_rates` is called."""
+    return AdamW(parameter_groups(model, weight_decay), lr=0.0, fused=True)
+
+
+def set_rates(model: Classifier, optimizer: Optimizer, rates: Rates) -> None:
+    """Write each stage's learning rate into its groups; freeze the stages whose rate is None.
+
+    A frozen stage takes no gradient, no weight decay and no optimizer state, and its modules are in eval mode:
+    BatchNorm's running statistics stand still too. Every other stage is put in train mode.
+
+    Raises:
+        ValueError: `rates` names a stage that the model lacks, or lacks one that it has.
+    """
+    if set(rates) != set(stage_names(model)):
+        raise ValueError(f"rates for stages {sorted(rates)}, but the model has {sorted(stage_names(model))}")
+    for group in optimizer.param_groups:
+        rate = rates[group["stage"]]
+        group["lr"] = rate or 0.0
+        for parameter in group["params"]:
+            parameter.requires_grad_(rate is not None)
+            if rate is None:
+                parameter.grad = None
+                optimizer.state.pop(parameter, None)
+    for stage, part in (*model.encoder.stages.items(), (HEAD, model.head)):
+        part.train(rates[stage] is not None)
