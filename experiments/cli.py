@@ -86,6 +86,29 @@ def main(prog: str, commands: Commands, args: Sequence[str] | None = None) -> No
     sys.exit(0)
 
 
+def at_least_one(**flags: int) -> None:
+    """
+    Raises:
+        ValueError: a count below one; named as its flag.
+    """
+    for name, value in flags.items():
+        if value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1 is needed")
+
+
+def writable(path: Path) -> None:
+    """Find out before the work starts, not after, whether its result can be written.
+
+    Raises:
+        ValueError: a folder, or a place where no file can be made.
+    """
+    if path.is_dir():
+        raise ValueError(f"--out {path} is a folder; a file is needed")
+    folder = next(parent for parent in path.resolve().parents if parent.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise ValueError(f"--out {path}: {folder} cannot be written to")
+
+
 def fail(message: str) -> NoReturn:
     """Print one line and exit with code 2."""
     print(f"error: {' '.join(message.split())}", file=sys.stderr)

@@ -1,11 +1,13 @@
-"""Files that are either whole or absent: atomic writing, SHA-256, sealed content.
+"""Files that are either whole or absent: atomic writing, SHA-256, sealed tensors.
 
-Imports the standard library only, and is the one module that every room may import.
+The one module that every room may import; it imports torch only when tensors are read or written.
 """
 
 import hashlib
+import io
 import json
 import os
+import pickle
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,17 +60,34 @@ def sha256(path: Path) -> str:
 SEAL_LENGTH = len("sha256:") + 64
 
 
-def write_sealed(path: Path, content: bytes) -> None:
-    """Write `content` followed by its SHA-256, so that `read_sealed` notices any bit that has changed."""
-    write_bytes(path, content + _seal(content))
+def save_tensors(path: Path, content: dict[str, Any]) -> None:
+    """Write tensors and JSON scalars as `torch.save` does, followed by the SHA-256 of all of it."""
+    import torch
+
+    stream = io.BytesIO()
+    torch.save(content, stream)
+    write_bytes(path, stream.getvalue() + _seal(stream.getvalue()))
 
 
-def read_sealed(path: Path) -> bytes:
-    """The content of a sealed file.
+def load_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:
+    """Read what `save_tensors` wrote. A file is untrusted input: nothing but tensors and plain values is unpickled.
 
     Raises:
-        ValueError: no such file, a folder, or content that differs from its seal.
+        ValueError: no such file, a folder, content that differs from its seal, or anything else in it.
     """
+    import torch
+
+    sealed = _unseal(path)
+    try:
+        content = torch.load(io.BytesIO(sealed), weights_only=True, map_location=device)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} holds something other than tensors and plain values; not loaded") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not named tensors and values")
+    return content
+
+
+def _unseal(path: Path) -> bytes:
     if path.is_dir():
         raise ValueError(f"{path} is a folder, not a file")
     if not path.exists():

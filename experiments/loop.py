@@ -1,0 +1,336 @@
+"""The one training loop: precision, clipping, resume, NaN guard, progress.
+
+Step k draws everything random from a seed made of (run seed, k), and epoch e shuffles by (run seed, e). So a run that
+was killed and resumed needs no generator states and ends with the same bits as one that was not.
+"""
+
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from experiments.files import load_tensors, save_tensors
+
+Precision = Literal["auto", "bf16", "fp32"]
+WARM_UP = 0.05
+"""Share of the training over which the learning rate rises from zero; a cosine brings it back."""
+SAVE_EVERY_S = 10.0
+REPORT_EVERY_S = 0.5
+
+
+class Trainee(Protocol):
+    """What the loop trains: it owns a model, an optimizer and data, and says what one step and one epoch mean."""
+
+    @property
+    def module(self) -> nn.Module: ...
+    @property
+    def optimizer(self) -> Optimizer: ...
+
+    def batches(self, epoch: int) -> Sequence[Tensor]:
+        """Index tensors of one epoch, in the order of its steps; the same for the same epoch."""
+        ...
+
+    def before_step(self, progress: float) -> None:
+        """Set learning rates and freezing for this share (0 … 1) of the whole training."""
+        ...
+
+    def loss(self, index: Tensor) -> Tensor:
+        """The loss of the batch that `index` names; runs under autocast where the precision is bf16."""
+        ...
+
+    def after_epoch(self, epoch: int, loss: float) -> bool:
+        """Evaluate, report, remember; True ends the training early."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What `after_epoch` has remembered, as tensors and JSON scalars."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """How to compute; other choices round otherwise."""
+
+    device: str = "cpu"
+    precision: Literal["bf16", "fp32"] = "fp32"
+    threads: int = 1
+
+    @staticmethod
+    def resolve(device: str, precision: Precision, threads: int | None) -> "Machine":
+        """Turn `auto` and None into what this machine has, and set torch's threads.
+
+        Raises:
+            ValueError: a device that is not there, or fewer than one thread.
+        """
+        device = resolve_device(device)
+        return Machine(device=device, precision=resolve_precision(precision, device), threads=resolve_threads(threads))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What decides a run's numbers besides model and data; a state is only resumed under equal settings."""
+
+    num_epochs: int
+    seed: int
+    machine: Machine
+    clip_norm: float = 1.0
+    identity: str = ""
+    """Whatever else must be equal to resume: task, data fingerprint, architecture, rates …"""
+
+
+@dataclass(kw_only=True)
+class History:
+    """What a run has behind it."""
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    """Mean loss of each finished epoch."""
+    epoch_loss: float = 0.0
+    """Sum of the unfinished epoch's losses."""
+    beats: int = 0
+    seconds: float = 0.0
+    stopped: bool = False
+
+
+class Listener(Protocol):
+    """Shows progress, as `experiments.tables.ProgressLine` does."""
+
+    def resumed(self, step: int, total_steps: int) -> None: ...
+
+    def update(self, history: History, total_steps: int, loss: float) -> None: ...
+
+
+def run(
+    trainee: Trainee,
+    settings: Settings,
+    *,
+    state_file: Path | None = None,
+    resume: bool = False,
+    listener: Listener | None = None,
+) -> History:
+    """Train to the end, or to an early stop; an interrupted run leaves its state in `state_file`.
+
+    Raises:
+        ValueError: `resume` without a state, or with one of other settings; a loss that is not finite.
+        KeyboardInterrupt: passed on once the state is written.
+    """
+    history = _restore(trainee, settings, state_file) if resume and state_file else History()
+    with deferred_interrupt() as interrupted:
+        _train(trainee, settings, history, state_file, listener, interrupted)
+    if state_file:
+        state_file.unlink(missing_ok=True)
+    return history
+
+
+def _train(
+    trainee: Trainee,
+    settings: Settings,
+    history: History,
+    state_file: Path | None,
+    listener: Listener | None,
+    interrupted: Callable[[], bool],
+) -> None:
+    steps_per_epoch = len(trainee.batches(0))
+    total_steps = steps_per_epoch * settings.num_epochs
+    if listener and history.step:
+        listener.resumed(history.step, total_steps)
+    trained = [parameter for group in trainee.optimizer.param_groups for parameter in group["params"]]
+    clock = Clock(save_every_s=SAVE_EVERY_S, report_every_s=REPORT_EVERY_S)
+    recent: list[Tensor] = []
+    while history.step < total_steps and not history.stopped:
+        epoch, first = divmod(history.step, steps_per_epoch)
+        for index in trainee.batches(epoch)[first:]:
+            recent.append(_step(trainee, settings, history.step, total_steps, index, trained))
+            history.step += 1
+            history.beats += len(index)
+            end_of_epoch = history.step % steps_per_epoch == 0
+            if end_of_epoch or interrupted() or clock.time_to_report():
+                loss = _settle(history, recent, clock)
+                if listener:
+                    listener.update(history, total_steps, loss)
+            if end_of_epoch:
+                history.losses.append(history.epoch_loss / steps_per_epoch)
+                history.epoch_loss = 0.0
+                history.stopped = trainee.after_epoch(epoch, history.losses[-1])
+            if state_file and (interrupted() or clock.time_to_save()):
+                _settle(history, recent, clock)
+                _save(trainee, settings, history, state_file)
+            if interrupted():
+                raise KeyboardInterrupt
+    _settle(history, recent, clock)
+
+
+def _step(
+    trainee: Trainee, settings: Settings, step: int, total_steps: int, index: Tensor, trained: list[nn.Parameter]
+) -> Tensor:
+    seed_everything(mix(settings.seed, "step", step), settings.machine.device)
+    trainee.before_step(step / total_steps)
+    with autocast(settings.machine.device, settings.machine.precision):
+        loss = trainee.loss(index)
+    trainee.optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(trained, settings.clip_norm)
+    trainee.optimizer.step()
+    return loss.detach()
+
+
+def _settle(history: History, recent: list[Tensor], clock: "Clock") -> float:
+    """Move the losses of the last steps into the history, in the order of the steps; their mean."""
+    values = torch.stack(recent).tolist() if recent else []
+    recent.clear()
+    for value in values:
+        if not math.isfinite(value):
+            raise ValueError(f"the loss became {value} near step {history.step}: lower the learning rate")
+        history.epoch_loss += value
+    history.seconds += clock.lap()
+    return sum(values) / len(values) if values else math.nan
+
+
+@contextmanager
+def deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C waits for the end of a step, so that a state is never half a step; a second one does not wait."""
+    pending = threading.Event()
+
+    def remember(_signal: int, _frame: FrameType | None) -> None:
+        if pending.is_set():
+            raise KeyboardInterrupt
+        pending.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield pending.is_set
+        return
+    before = signal.signal(signal.SIGINT, remember)
+    try:
+        yield pending.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Clock:
+    """Seconds since the last lap, and whether it is time to report or to save."""
+
+    def __init__(self, *, save_every_s: float, report_every_s: float) -> None:
+        self.every = {"save": save_every_s, "report": report_every_s}
+        self.last = dict.fromkeys(self.every, time.monotonic())
+        self.lap_start = time.monotonic()
+
+    def time_to_report(self) -> bool:
+        return self._due("report")
+
+    def time_to_save(self) -> bool:
+        return self._due("save")
+
+    def lap(self) -> float:
+        now = time.monotonic()
+        seconds, self.lap_start = now - self.lap_start, now
+        return seconds
+
+    def _due(self, what: str) -> bool:
+        now = time.monotonic()
+        due = now - self.last[what] >= self.every[what]
+        if due:
+            self.last[what] = now
+        return due
+
+
+def _save(trainee: Trainee, settings: Settings, history: History, path: Path) -> None:
+    state = {
+        "settings": asdict(settings),
+        "history": asdict(history),
+        "module": trainee.module.state_dict(),
+        "optimizer": trainee.optimizer.state_dict(),
+        "trainee": trainee.state(),
+    }
+    save_tensors(path, state)
+
+
+def _restore(trainee: Trainee, settings: Settings, path: Path) -> History:
+    if not path.exists():
+        raise ValueError(f"nothing to resume: {path} does not exist (finished, or never started)")
+    state = load_tensors(path, settings.machine.device)
+    differing = [name for name, value in asdict(settings).items() if state["settings"].get(name) != value]
+    if differing:
+        was, now = state["settings"].get(differing[0]), asdict(settings)[differing[0]]
+        raise ValueError(f"{path} was made with other settings: {differing[0]} was {was}, is {now}")
+    trainee.module.load_state_dict(state["module"])
+    trainee.optimizer.load_state_dict(state["optimizer"])
+    trainee.restore(state["trainee"])
+    return History(**state["history"])
+
+
+def warm_up_cosine(progress: float) -> float:
+    """Scale of the learning rate at this share of the training (Loshchilov & Hutter 2017, arXiv 1608.03983)."""
+    if progress < WARM_UP:
+        return progress / WARM_UP
+    return 0.5 * (1 + math.cos(math.pi * (progress - WARM_UP) / (1 - WARM_UP)))
+
+
+def mix(seed: int, purpose: str, number: int) -> int:
+    """A seed of its own for each (run seed, purpose, number): 63 bits of a SHA-256."""
+    digest = hashlib.sha256(f"{seed} {purpose} {number}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def seed_everything(seed: int, device: str) -> None:
+    """Seed the generators that a step draws from (`torch.manual_seed` also looks for devices that are not there)."""
+    torch.default_generator.manual_seed(seed)
+    if torch.device(device).type == "cuda":
+        torch.cuda.manual_seed(seed)
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def resolve_device(device: str) -> str:
+    """`auto` → cuda where there is one, else cpu.
+
+    Raises:
+        ValueError: a device that torch does not know, or CUDA where there is none.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        kind = device
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"unknown device {device!r}; choose from auto, cpu, cuda, cuda:N")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r}: this torch finds no CUDA; choose cpu or auto")
+    return device
+
+
+def resolve_precision(precision: Precision, device: str) -> Literal["bf16", "fp32"]:
+    """`auto` → bf16 where the hardware multiplies in it (AVX512-BF16, Ampere and later), else fp32."""
+    if precision != "auto":
+        return precision
+    if torch.device(device).type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def resolve_threads(threads: int | None) -> int:
+    """Set torch's CPU threads, all cores by default; returns the count.
+
+    Raises:
+        ValueError: fewer than one.
+    """
+    if threads is not None and threads < 1:
+        raise ValueError(f"--threads {threads}: at least 1 is needed")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return torch.get_num_threads()

@@ -1,0 +1,207 @@
+"""Metrics of a confusion matrix, recall first, with the intervals and verdicts drawn from them.
+
+A confusion matrix is (num_classes, num_classes): rows are true classes, columns predicted ones. Every metric takes
+(..., num_classes, num_classes) and gives (...), so that thousands of bootstrap resamples are one call. Macro means are
+over the classes that occur in the rows; a class that is never predicted has precision 0.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+Metric = Callable[[ArrayLike], Floats]
+
+
+def confusion_matrix(target: ArrayLike, predicted: ArrayLike, num_classes: int) -> NDArray[np.int64]:
+    """Count beats by true and predicted class.
+
+    Args:
+        target, predicted: integers in [0, num_classes), of one shape.
+
+    Raises:
+        ValueError: the shapes differ, or a class is out of range.
+    """
+    target, predicted = np.asarray(target), np.asarray(predicted)
+    if target.shape != predicted.shape:
+        raise ValueError(f"target has shape {target.shape}, predicted {predicted.shape}")
+    for name, labels in (("target", target), ("predicted", predicted)):
+        if labels.size and not (labels.min() >= 0 and labels.max() < num_classes):
+            raise ValueError(f"{name} has classes {labels.min()} to {labels.max()}, expected 0 to {num_classes - 1}")
+    cells = target.ravel().astype(np.int64) * num_classes + predicted.ravel()
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def recall_per_class(confusion: ArrayLike) -> Floats:
+    """(..., num_classes): recall of each class, NaN where it does not occur."""
+    support, _, hits = _counts(confusion)
+    return _ratio(hits, support, otherwise=np.nan)
+
+
+def macro_recall(confusion: ArrayLike) -> Floats:
+    support, _, hits = _counts(confusion)
+    return _mean_over_present(_ratio(hits, support), support)
+
+
+def macro_precision(confusion: ArrayLike) -> Floats:
+    support, predicted, hits = _counts(confusion)
+    return _mean_over_present(_ratio(hits, predicted), support)
+
+
+def macro_f1(confusion: ArrayLike) -> Floats:
+    support, predicted, hits = _counts(confusion)
+    return _mean_over_present(_ratio(2 * hits, support + predicted), support)
+
+
+def accuracy(confusion: ArrayLike) -> Floats:
+    support, _, hits = _counts(confusion)
+    return _ratio(hits.sum(-1), support.sum(-1), otherwise=np.nan)
+
+
+METRICS: dict[str, Metric] = {
+    "macro_recall": macro_recall,
+    "macro_f1": macro_f1,
+    "macro_precision": macro_precision,
+    # With one label a beat, every false positive is another class's false negative, so the two are one number.
+    "micro_f1": accuracy,
+    "accuracy": accuracy,
+}
+
+
+def scores(confusion: ArrayLike) -> dict[str, float]:
+    """Every metric of `METRICS` for one confusion matrix (num_classes, num_classes).
+
+    Raises:
+        ValueError: the matrix counts no beats.
+    """
+    if not np.sum(confusion):
+        raise ValueError("no beats to score: the confusion matrix is empty")
+    return {name: float(metric(confusion)) for name, metric in METRICS.items()}
+
+
+def is_collapsed(confusion: ArrayLike) -> bool:
+    """Whether a run learned nothing: it predicts one class only, or its macro recall is within .01 of chance."""
+    support, predicted, _ = _counts(confusion)
+    return bool(np.count_nonzero(predicted) <= 1 or macro_recall(confusion) <= 1 / np.count_nonzero(support) + 0.01)
+
+
+def bootstrap_interval(
+    confusions: ArrayLike, metric: Metric, seed: int = 0, num_resamples: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of `metric`, averaged over runs, when test beats are resampled with replacement.
+
+    Drawing n of n beats with replacement changes nothing but how many fall in each cell of the confusion matrix, and
+    those counts are multinomial with the cells' shares as probabilities. For a metric of the confusion matrix, drawing
+    the counts is therefore the bootstrap itself, without touching the beats.
+
+    Runs usually share their test beats, so their resampled metrics rise and fall together. How far cannot be known from
+    the matrices: the bounds are averaged over runs, which is exact if they move as one and errs on the wide side
+    otherwise. Beats count as independent: with several beats a patient the interval is optimistic.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
+
+    Args:
+        confusions: (num_runs, num_classes, num_classes), or one matrix.
+
+    Raises:
+        ValueError: a run counts no beats.
+    """
+    confusions = np.asarray(confusions)
+    num_classes = confusions.shape[-1]
+    cells = confusions.reshape(-1, 1, num_classes**2)
+    num_beats = cells.sum(-1)
+    if not num_beats.all():
+        raise ValueError("no beats to resample: a confusion matrix is empty")
+    draws = np.random.default_rng(seed).multinomial(
+        num_beats, cells / num_beats[..., None], size=(len(cells), num_resamples)
+    )
+    values = metric(draws.reshape(len(cells), num_resamples, num_classes, num_classes))
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=-1).mean(-1)
+    return float(low), float(high)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """Treated minus control over paired runs; `low`, `high` and `p_value` are None with fewer than two pairs."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    wins: int
+    num_pairs: int
+    p_value: float | None
+
+
+def paired_difference(treated: ArrayLike, control: ArrayLike, level: float = 0.95) -> Difference:
+    """Mean difference of paired runs, with its Student t interval and exact Wilcoxon signed-rank p-value.
+
+    The p-value is two-sided over all sign flips of the differences; pairs without a difference are left out
+    (Wilcoxon, Individual Comparisons by Ranking Methods, 1945).
+
+    Args:
+        treated, control: (num_pairs,), one metric of the two runs of each pair.
+
+    Raises:
+        ValueError: the two are not paired, or empty, or hold a value that is not finite.
+    """
+    treated, control = np.asarray(treated, float), np.asarray(control, float)
+    if treated.ndim != 1 or treated.shape != control.shape or not treated.size:
+        raise ValueError(f"expected as many treated runs as control runs, got shapes {treated.shape}, {control.shape}")
+    differences = treated - control
+    if not np.isfinite(differences).all():
+        raise ValueError("a paired run has a metric that is not finite")
+    mean, num_pairs = float(differences.mean()), differences.size
+    low = high = p_value = None
+    if num_pairs >= 2:
+        from scipy.stats import t
+
+        margin = float(t.ppf((1 + level) / 2, num_pairs - 1) * differences.std(ddof=1) / np.sqrt(num_pairs))
+        low, high, p_value = mean - margin, mean + margin, _signed_rank_p(differences)
+    wins = int(np.count_nonzero(differences > 0))
+    return Difference(mean=mean, low=low, high=high, wins=wins, num_pairs=num_pairs, p_value=p_value)
+
+
+def verdict(difference: Difference, num_pretraining_seeds: int, min_pairs: int = 8) -> str:
+    """What the interval allows to be said of transfer: helps, hurts, or neither; never more than the pairs support."""
+    if difference.num_pairs < min_pairs or difference.low is None or difference.high is None:
+        return f"too few pairs ({difference.num_pairs})"
+    if difference.low > 0:
+        words = "transfer helps"
+    elif difference.high < 0:
+        words = "transfer hurts"
+    else:
+        words = "no evidence either way"
+    return words if num_pretraining_seeds > 1 else f"{words}, for this checkpoint"
+
+
+def _counts(confusion: ArrayLike) -> tuple[NDArray, NDArray, NDArray]:
+    """(..., num_classes) each: beats of each true class, of each predicted class, and rightly predicted."""
+    confusion = np.asarray(confusion)
+    return confusion.sum(-1), confusion.sum(-2), np.diagonal(confusion, axis1=-2, axis2=-1)
+
+
+def _ratio(numerator: NDArray, denominator: NDArray, otherwise: float = 0.0) -> Floats:
+    return np.divide(
+        numerator, denominator, out=np.full(np.shape(numerator), otherwise), where=np.asarray(denominator) > 0
+    )
+
+
+def _mean_over_present(values: Floats, support: NDArray) -> Floats:
+    present = support > 0
+    return _ratio((values * present).sum(-1), present.sum(-1), otherwise=np.nan)
+
+
+def _signed_rank_p(differences: Floats) -> float:
+    """Exact also with ties, which scipy.stats.wilcoxon(method="exact") is not."""
+    from scipy.stats import rankdata
+
+    differences = differences[differences != 0]
+    # Tied ranks are halves: doubled, they index the probability of each rank sum under random signs.
+    ranks = (2 * rankdata(np.abs(differences))).astype(int)
+    probability = np.ones(1)
+    for rank in ranks:
+        probability = (np.pad(probability, (0, rank)) + np.pad(probability, (rank, 0))) / 2
+    positive = ranks[differences > 0].sum()
+    return float(min(1.0, 2 * min(probability[: positive + 1].sum(), probability[positive:].sum())))

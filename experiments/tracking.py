@@ -1,0 +1,192 @@
+"""MLflow, behind one small interface: the only module that imports it, and the only writer to its store.
+
+`Tracker` and `Run` as they stand do nothing, so that a caller never asks whether tracking is on; `Tracker.open` gives
+the ones that write. Only the driver opens a tracker: processes that create one database together break it.
+"""
+# ruff: noqa: ARG002  (what keeps nothing uses no argument)
+
+import math
+import os
+import sqlite3
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# Set before MLflow is imported: no telemetry, no chatter, and an absent server is known in seconds, not in minutes.
+ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+
+
+class Run:
+    """One tracked run; this one keeps nothing."""
+
+    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add one value to each metric's curve; NaN values are left out."""
+
+    def child(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
+    ) -> AbstractContextManager["Run"]:
+        """Start a run shown below this one, such as a trial of a search."""
+        return _nothing()
+
+    def artifact_json(self, name: str, content: Any) -> None:
+        """Keep `content`, as JSON, in the run's file `name`."""
+
+
+class Tracker:
+    """Where runs are tracked; this one keeps nothing."""
+
+    @staticmethod
+    def open(target: str, experiment: str) -> "Tracker":
+        """Open a store, and make it first where it is a file that does not exist.
+
+        Args:
+            target: "none", the path of an SQLite file, or the http(s) address of a tracking server.
+            experiment: the name under which MLflow groups the runs.
+
+        Raises:
+            ValueError: the target cannot be reached or written, or the experiment was deleted in it.
+        """
+        return Tracker() if target == "none" else _MlflowTracker(target, experiment)
+
+    def run(
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
+        parent: Run | None = None,
+    ) -> AbstractContextManager[Run]:
+        """Start a run; leaving the block ends it: FINISHED, FAILED after an error, KILLED after Ctrl-C."""
+        return _nothing()
+
+
+@contextmanager
+def _nothing() -> Iterator[Run]:
+    yield Run()
+
+
+class _MlflowTracker(Tracker):
+    def __init__(self, target: str, experiment: str) -> None:
+        self.target = target
+        self.stopped = False
+        self.client = _client(target)
+        try:
+            self.experiment_id = self._experiment_id(experiment)
+        except _errors() as error:
+            raise ValueError(f"tracking {target}: {_first_line(error)}") from None
+
+    @contextmanager
+    def run(
+        self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None, parent: Run | None = None
+    ) -> Iterator[Run]:
+        from mlflow.entities import Param
+
+        all_tags = {**(tags or {}), **({"mlflow.parentRunId": parent.id} if isinstance(parent, _MlflowRun) else {})}
+        created = self.send(self.client.create_run, self.experiment_id, tags=all_tags, run_name=name)
+        if created is None:
+            yield Run()
+            return
+        run = _MlflowRun(self, created.info.run_id)
+        self.send(self.client.log_batch, run.id, params=[Param(key, str(value)) for key, value in params.items()])
+        status = "FAILED"
+        try:
+            yield run
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            self.send(self.client.set_terminated, run.id, status)
+
+    def send(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call MLflow; after a failure warn once and send nothing more: a training is worth more than its log."""
+        if self.stopped:
+            return None
+        try:
+            return call(*args, **kwargs)
+        except _errors() as error:
+            self.stopped = True
+            print(f"warning: tracking {self.target} stopped: {_first_line(error)}", file=sys.stderr)
+
+    def _experiment_id(self, name: str) -> str:
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            # A server knows where it keeps artifacts; for a file they go beside it.
+            folder = None if _is_address(self.target) else Path(self.target).resolve().parent / "mlruns"
+            return self.client.create_experiment(name, artifact_location=folder and folder.as_uri())
+        if experiment.lifecycle_stage == "deleted":
+            raise ValueError(f"tracking {self.target}: experiment {name!r} was deleted there; restore or rename it")
+        return experiment.experiment_id
+
+
+class _MlflowRun(Run):
+    def __init__(self, tracker: _MlflowTracker, run_id: str) -> None:
+        self.tracker = tracker
+        self.id = run_id
+
+    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        batch = [Metric(k, float(v), now_ms, step or 0) for k, v in metrics.items() if not math.isnan(v)]
+        if batch:
+            self.tracker.send(self.tracker.client.log_batch, self.id, metrics=batch)
+
+    def child(
+        self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None
+    ) -> AbstractContextManager[Run]:
+        return self.tracker.run(name, params, tags, parent=self)
+
+    def artifact_json(self, name: str, content: Any) -> None:
+        self.tracker.send(self.tracker.client.log_dict, self.id, content, name)
+
+
+def _client(target: str) -> "MlflowClient":
+    if "://" in target and not _is_address(target):
+        raise ValueError(f"tracking {target}: expected an SQLite file, an http(s) address or none")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    return MlflowClient(target if _is_address(target) else f"sqlite:///{_writable_database(Path(target).resolve())}")
+
+
+def _writable_database(path: Path) -> Path:
+    """MLflow tries an unusable file for more than a minute; SQLite itself tells at once."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("BEGIN IMMEDIATE")
+    except (OSError, sqlite3.Error) as error:
+        raise ValueError(f"tracking {path}: {error}") from None
+    return path
+
+
+def _is_address(target: str) -> bool:
+    return target.startswith(("http://", "https://"))
+
+
+def _errors() -> tuple[type[Exception], ...]:
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return MlflowException, SQLAlchemyError, OSError
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
