@@ -19,7 +19,8 @@ from experiments.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PROTOCOLS = Literal["beat-random", "ds1-ds2", "patient"]
+Protocols = Literal["beat-random", "ds1-ds2", "patient"]
+Precision = Literal["auto", "bf16", "fp32"]
 
 
 class Command(Protocol):

@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from experiments.cli import Precision
 from experiments.files import load_tensors, save_tensors
 
-Precision = Literal["auto", "bf16", "fp32"]
 WARM_UP = 0.05
 """Share of the training over which the learning rate rises from zero; a cosine brings it back."""
 SAVE_EVERY_S = 10.0

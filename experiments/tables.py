@@ -25,6 +25,11 @@ def console() -> Console:
     return plain if plain.is_terminal else Console(width=160)
 
 
+def say(line: str) -> None:
+    """One plain line, however long."""
+    console().print(line, highlight=False, soft_wrap=True, markup=False)
+
+
 def sparkline(values: Sequence[float], width: int = 24) -> str:
     """At most `width` bars from the lowest value to the highest; a longer series is thinned evenly."""
     if not values:

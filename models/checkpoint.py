@@ -5,9 +5,7 @@ followed by a seal over all of it; see checkpoints/README.md.
 """
 
 import hashlib
-import io
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import models
-from experiments.files import read_sealed, write_sealed
+from experiments.files import load_tensors, save_tensors
 from models.encoder import Encoder, EncoderSpec
 from models.heads import Classifier
 
@@ -70,9 +68,7 @@ def weights_of(module: nn.Module) -> dict[str, Tensor]:
 def save(path: Path, checkpoint: Checkpoint) -> None:
     content = {"format": FORMAT} | {field.name: getattr(checkpoint, field.name) for field in fields(checkpoint)}
     content |= {"spec": checkpoint.spec.to_json(), "classes": list(checkpoint.classes)}
-    stream = io.BytesIO()
-    torch.save(content, stream)
-    write_sealed(path, stream.getvalue())
+    save_tensors(path, content)
 
 
 def load(path: Path) -> Checkpoint:
@@ -81,12 +77,8 @@ def load(path: Path) -> Checkpoint:
     Raises:
         ValueError: missing, truncated or damaged file; anything in it but tensors and JSON scalars; another format.
     """
-    sealed = read_sealed(path)
-    try:
-        content = torch.load(io.BytesIO(sealed), weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} holds something other than tensors and plain values; not loaded") from error
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+    content = load_tensors(path)
+    if content.pop("format", None) != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of format {FORMAT}")
     try:
         content["spec"] = EncoderSpec(**content["spec"])

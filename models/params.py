@@ -37,6 +37,23 @@ def parameter_groups(model: Classifier, weight_decay: float) -> list[dict[str, A
     ]
 
 
+def count_parameters(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Two optimizer groups for a module that is trained as a whole: what decays, and what does not."""
+    decays = {
+        parameter: kind_of(owner, name) == "weight"
+        for owner in module.modules()
+        for name, parameter in owner.named_parameters(recurse=False)
+    }
+    return [
+        {"params": [parameter for parameter, decay in decays.items() if decay], "weight_decay": weight_decay},
+        {"params": [parameter for parameter, decay in decays.items() if not decay], "weight_decay": 0.0},
+    ]
+
+
 def kind_of(owner: nn.Module, name: str) -> str:
     if isinstance(owner, NORMALISATIONS):
         return "norm"

@@ -1,0 +1,204 @@
+"""The flags of `python -m finetune train` and `python -m finetune tune`, and what they print."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments import cli
+
+if TYPE_CHECKING:
+    from data.split import Split
+    from experiments.results import RunResult
+    from finetune.train import Arm, Context, Recipe
+
+SCRATCH = "scratch"
+RUNS = cli.ROOT / "experiments" / "runs"
+STORE = RUNS / "results.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuneFlags(cli.RunFlags):
+    """What both commands ask."""
+
+    encoder: str
+    """Checkpoint FILE of an encoder, or scratch: random weights."""
+    data: str = "arrhythmia"
+    """Target task: arrhythmia or synthetic-arrhythmia."""
+    protocol: cli.Protocols = "beat-random"
+    """Split: beat-random (the files as published), ds1-ds2 (de Chazal) or patient; the last two need records."""
+    arch: str = "resnet1d"
+    """Architecture from scratch: resnet1d or transformer1d; a checkpoint brings its own."""
+    precision: cli.Precision = "auto"
+    """auto: bf16 autocast where the hardware multiplies in bf16."""
+
+    def arm(self) -> Arm:
+        """The arm that `encoder` names."""
+        from finetune.train import Arm
+        from models.checkpoint import load
+        from models.encoder import EncoderSpec
+
+        if self.encoder == SCRATCH:
+            return Arm(name=SCRATCH, spec=EncoderSpec(name=self.arch))
+        checkpoint = load(Path(self.encoder))
+        if checkpoint.head is not None:
+            raise ValueError(f"{self.encoder} is a whole classifier; --encoder takes a pretrained encoder or scratch")
+        return Arm(name="transfer", spec=checkpoint.spec, checkpoint=checkpoint, origin=self.encoder)
+
+    def context(self, split: Split) -> Context:
+        from experiments.results import git_commit
+        from finetune.train import Context
+
+        return Context(
+            dataset=self.data,
+            protocol=split.protocol,
+            badge=split.badge,
+            classes=split.train.classes,
+            commit=git_commit(),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(FineTuneFlags):
+    """One run: fine-tune a checkpoint, or train from scratch, and look at the test part once."""
+
+    schedule: str = "full"
+    """Freezing: frozen, full, gradual (unfreeze from the output down) or lp_ft (linear probe, then everything)."""
+    ratio: float = 1.0
+    """Encoder's learning rate over the head's."""
+    lr: float = 3e-3
+    """Highest learning rate of the head: reached after a warm-up, then a cosine."""
+    head: str = "linear"
+    """linear, mlp or attention (pooling)."""
+    balance: str = "class_weight"
+    """Against imbalance, on the training part: none, class_weight or smote."""
+    epochs: int = 20
+    """Passes over the training beats."""
+    batch_size: int = 256
+    """Beats a step."""
+    weight_decay: float = 0.05
+    """AdamW's weight decay, of weights only."""
+    out: Path | None = None
+    """Classifier to write (default: checkpoints/DATA_ARM.pt)."""
+
+    def recipe(self) -> Recipe:
+        from finetune.train import Recipe
+
+        names = "schedule ratio lr head balance epochs batch_size weight_decay"
+        return Recipe(**{name: getattr(self, name) for name in names.split()})
+
+    def run(self) -> None:
+        cli.at_least_one(epochs=self.epochs, batch_size=self.batch_size)
+        self.recipe().check()
+        arm = self.arm()
+        out = self.out or cli.ROOT / "checkpoints" / f"{self.data}_{arm.name}.pt"
+        cli.writable(out)
+        validation, test = self.fit(arm, out)
+        show_run(validation, test, out)
+        self.write({"validation": validation.to_json(), "test": test.to_json(), "file": str(out)})
+
+    def fit(self, arm: Arm, out: Path) -> tuple[RunResult, RunResult]:
+        """Train, test and save; the validation and the test result, both in the store."""
+        import data
+        from experiments import loop, results, tables
+        from experiments.tracking import Tracker
+        from finetune.train import evaluate, to_checkpoint, train
+        from models.checkpoint import save
+
+        machine = loop.Machine.resolve(self.device, self.precision, self.threads)
+        split = data.load_split(self.data, self.protocol, self.data_folder, self.seed)
+        context, recipe = self.context(split), self.recipe()
+        with (
+            Tracker.open(self.tracking, "finetune").run(
+                f"train {arm.name}", asdict(recipe), {"arm": arm.name, "badge": split.badge}
+            ) as tracked,
+            tables.ProgressLine(f"{arm.name} {self.schedule}", self.epochs) as listener,
+        ):
+            trained = train(
+                arm,
+                split,
+                recipe,
+                self.seed,
+                context,
+                machine,
+                state_file=out.with_name(f"{out.name}.partial"),
+                resume=self.resume,
+                listener=listener,
+                on_epoch=lambda epoch: tracked.log(epoch.metrics, epoch.number),
+            )
+            confusion = evaluate(trained.model, split.load_test())
+            test = context.result(arm, recipe, self.seed, "test", confusion, trained.validation.cost)
+            tracked.log({f"test_{name}": value for name, value in test.metrics.items()})
+        save(out, to_checkpoint(trained, split.train))
+        for result in (trained.validation, test):
+            results.append(STORE, result)
+        return trained.validation, test
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune(FineTuneFlags):
+    """Search recipes for transfer and for scratch at equal budgets, then compare the best of each on paired seeds."""
+
+    budget: str = "10m"
+    """Time for the whole command, such as 90s, 10m or 2h; trials, epochs and seeds are planned to fit."""
+    epochs: int | None = None
+    """Passes over all training beats of each compared run (default: planned)."""
+    trials: int | None = None
+    """Trials of each arm (default: planned)."""
+    seeds: int | None = None
+    """Paired seeds of the comparison (default: planned)."""
+    out: Path | None = None
+    """Classifier to write, of the chosen arm (default: checkpoints/DATA_tuned.pt)."""
+
+    def run(self) -> None:
+        start = time.monotonic()
+        from finetune.plan import parse_duration
+
+        budget_s = parse_duration(self.budget)
+        counts = {"epochs": self.epochs, "trials": self.trials, "seeds": self.seeds, "threads": self.threads}
+        cli.at_least_one(**{name: count for name, count in counts.items() if count is not None})
+        if self.encoder == SCRATCH:
+            raise ValueError("--encoder scratch: tune compares a checkpoint with scratch; name a checkpoint FILE")
+        cli.writable(self.out_file)
+        from finetune.study import Budget, run_study
+
+        run_study(self, Budget(seconds=budget_s, start=start))
+
+    @property
+    def out_file(self) -> Path:
+        return self.out or cli.ROOT / "checkpoints" / f"{self.data}_tuned.pt"
+
+    @property
+    def folder(self) -> Path:
+        """Of the study: one for each checkpoint, data set and protocol."""
+        return RUNS / f"tune_{Path(self.encoder).stem}_{self.data}_{self.protocol}"
+
+    def settings(self) -> dict[str, int | str | None]:
+        """What a resumed study must have in common with the interrupted one."""
+        names = "encoder data protocol budget epochs trials seeds seed threads precision device"
+        return {name: getattr(self, name) for name in names.split()}
+
+
+def show_run(validation: RunResult, test: RunResult, out: Path) -> None:
+    from rich.table import Table
+
+    from experiments import tables
+    from experiments.metrics import bootstrap_interval, macro_recall
+
+    table = Table(title=f"{test.arm} on {test.dataset}, seed {test.seed}, leakage {test.badge}", title_style="bold")
+    table.add_column("part")
+    for name in test.metrics:
+        table.add_column(name.replace("_", " "), justify="right")
+    for result in (validation, test):
+        table.add_row(result.part, *(f"{value:.3f}" for value in result.metrics.values()))
+    low, high = bootstrap_interval([test.confusion], macro_recall)
+    shown = tables.console()
+    shown.print(table)
+    shown.print(f"test macro recall 95 % interval {tables.interval(low, high)}, bootstrap over beats", highlight=False)
+    shown.print(tables.confusion_table(test.confusion, test.classes, "Test beats"))
+    shown.print(f"{tables.duration(test.cost['seconds'])} of training; written: {out}", highlight=False)
+
+
+COMMANDS: dict[str, type[cli.Command]] = {"train": Train, "tune": Tune}

@@ -1,0 +1,109 @@
+"""From a time budget to trials, epochs and seeds: pure arithmetic on a measured speed."""
+
+import re
+from dataclasses import dataclass
+
+SEARCH_SHARE = 0.4
+"""Share of the budget for the search; the rest is for the paired seeds."""
+HALVING = 0.6
+"""Share of a search's full cost that is spent, as ASHA stops the worse trials early (measured: .5 to .65)."""
+VALIDATION_COST = 0.35
+"""A forward pass over a validation beat, in training beats."""
+FROZEN_COST = 0.45
+"""A run that never trains its encoder, in runs that do."""
+RESERVE = 0.1
+"""Share of the time for starting, for a worker that idles while the last run ends, and for writing."""
+TRIALS = (16, 12, 8, 4, 2)
+SEARCH_EPOCHS = 6
+ENOUGH_BEATS = 12_000
+"""Training beats of a trial below which fewer trials are better than smaller ones."""
+SMALLEST_TRAIN = 500
+MIN_SEEDS, MAX_SEEDS = 3, 8
+ENOUGH_EPOCHS, MAX_EPOCHS = 4, 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a command's time goes into."""
+
+    num_train: int
+    num_validation: int
+    beats_per_s: float
+    """Training beats a second of one worker, measured with all workers busy."""
+    num_workers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """The same for every arm."""
+
+    num_trials: int
+    num_epochs: int
+    num_beats: int
+
+    def __str__(self) -> str:
+        return f"{self.num_trials} trials an arm, each at most {self.num_epochs} epochs of {self.num_beats:,} beats"
+
+    def left_s(self, budget_s: float) -> float:
+        """What the search is expected to leave."""
+        return budget_s * (1 - SEARCH_SHARE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finals:
+    """The same for every arm."""
+
+    num_seeds: int
+    num_epochs: int
+    num_beats: int
+
+    def __str__(self) -> str:
+        return f"{self.num_seeds} paired seeds of every arm, {self.num_epochs} epochs of {self.num_beats:,} beats"
+
+
+def parse_duration(text: str) -> float:
+    """90s, 10m, 2h → seconds.
+
+    Raises:
+        ValueError: anything else, or nothing.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh])", text.strip())
+    seconds = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if not seconds:
+        raise ValueError(f"--budget {text}: a number and s, m or h are needed, such as 10m")
+    return seconds
+
+
+def plan_search(budget_s: float, work: Work, num_arms: int, num_trials: int | None = None) -> Search:
+    """As many trials as fit, each on as many beats as fit; with little time fewer beats, then fewer trials.
+
+    Args:
+        num_trials: of each arm, where the user has said it.
+    """
+    beats = budget_s * SEARCH_SHARE * work.beats_per_s * work.num_workers / (num_arms * HALVING)
+    plans = [_search(beats, work, number) for number in ([num_trials] if num_trials else TRIALS)]
+    return next((plan for plan in plans if plan.num_beats >= ENOUGH_BEATS), plans[-1])
+
+
+def _search(beats: float, work: Work, num_trials: int) -> Search:
+    epoch = int(beats / num_trials / SEARCH_EPOCHS - work.num_validation * VALIDATION_COST)
+    num_beats = min(work.num_train, max(epoch, SMALLEST_TRAIN))
+    return Search(num_trials=num_trials, num_epochs=SEARCH_EPOCHS, num_beats=num_beats)
+
+
+def plan_finals(left_s: float, work: Work, num_arms: int, num_seeds: int | None = None) -> Finals:
+    """The trained arms and one frozen control on all beats: first epochs, then seeds; with little time fewer beats.
+
+    Args:
+        left_s: seconds until the budget ends.
+        num_seeds: where the user has said it.
+    """
+    arms = num_arms + FROZEN_COST
+    beats = left_s * (1 - RESERVE) * work.beats_per_s * work.num_workers / arms
+    epoch = work.num_train + work.num_validation * VALIDATION_COST
+    seeds = num_seeds or min(MAX_SEEDS, max(MIN_SEEDS, int(beats / epoch / ENOUGH_EPOCHS)))
+    num_epochs = min(MAX_EPOCHS, int(beats / epoch / seeds))
+    if num_epochs:
+        return Finals(num_seeds=seeds, num_epochs=num_epochs, num_beats=work.num_train)
+    num_beats = max(SMALLEST_TRAIN, int(beats / seeds - work.num_validation * VALIDATION_COST))
+    return Finals(num_seeds=seeds, num_epochs=1, num_beats=min(num_beats, work.num_train))

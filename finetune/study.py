@@ -1,0 +1,235 @@
+"""One `tune` from start to end: measure, plan, search, paired seeds, table; resumable at any point."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from rich.table import Table
+
+import data
+from experiments import loop, tables
+from experiments.files import write_json
+from experiments.results import RunResult
+from experiments.tracking import Tracker
+from finetune import cluster, compare
+from finetune.cli import STORE
+from finetune.plan import Finals, Search, Work, plan_finals, plan_search
+from finetune.train import Arm
+from models.checkpoint import load, save
+from models.encoder import EncoderSpec
+
+if TYPE_CHECKING:
+    from finetune.cli import Tune
+    from finetune.tune import Study
+
+GRACE = 1.06
+"""Share of the budget after which runs that have not ended are given up."""
+
+
+class Notes:
+    """`study.json`: the study's name, its settings, and the plans as they are made."""
+
+    def __init__(self, flags: Tune) -> None:
+        """
+        Raises:
+            ValueError: `--resume` without a study, or with one of other settings.
+        """
+        self.path = flags.folder / "study.json"
+        settings = flags.settings()
+        self.content: dict[str, Any] = {"name": uuid4().hex[:12], "settings": settings}
+        if not flags.resume:
+            self.save()
+            return
+        if not self.path.exists():
+            raise ValueError(f"nothing to resume: {self.path} does not exist; start without --resume")
+        self.content = json.loads(self.path.read_text())
+        for name, value in settings.items():
+            if self.content["settings"].get(name) != value:
+                was = self.content["settings"].get(name)
+                raise ValueError(f"{self.path} is of other settings: --{name} was {was}, is {value}")
+
+    def save(self) -> None:
+        write_json(self.path, self.content)
+
+    def remember(self, name: str, plan: Work | Search | Finals) -> None:
+        self.content[name] = asdict(plan)
+        self.save()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Seconds for the whole command, from its start."""
+
+    seconds: float
+    start: float
+
+    @property
+    def left_s(self) -> float:
+        return self.seconds - (time.monotonic() - self.start)
+
+    @property
+    def deadline(self) -> float:
+        return self.start + self.seconds * GRACE
+
+
+def run_study(flags: Tune, budget: Budget) -> None:
+    """Search, compare and show; Ctrl-C or the budget's end show what there is and how to continue.
+
+    Raises:
+        ValueError: flags, data or a checkpoint that do not fit.
+        KeyboardInterrupt: passed on after the table.
+    """
+    transfer = flags.arm()
+    scratch = Arm(name="scratch", spec=EncoderSpec(name=transfer.spec.name, num_samples=transfer.spec.num_samples))
+    split = data.load_split(flags.data, flags.protocol, flags.data_folder, flags.seed)
+    notes = Notes(flags)
+    num_workers = flags.threads or os.cpu_count() or 1
+    device = loop.resolve_device(flags.device)
+    machine = loop.Machine(device=device, precision=loop.resolve_precision(flags.precision, device), threads=1)
+    tracker = Tracker.open(flags.tracking, "finetune")
+    with (
+        tracker.run(f"tune {transfer.origin}", flags.settings(), {"badge": split.badge}) as tracked,
+        cluster.started(num_workers),
+    ):
+        from finetune.tune import Study
+
+        study = Study(
+            name=notes.content["name"],
+            arms=(transfer, scratch),
+            split=split,
+            base=flags.context(split),
+            seed=flags.seed,
+            num_workers=num_workers,
+            machine=machine,
+            folder=flags.folder,
+            store=STORE,
+            tracked=tracked,
+        )
+        try:
+            _search_and_compare(flags, study, notes, budget)
+        except KeyboardInterrupt:
+            _show(flags, study, notes, f"interrupted; to continue: {continuing()}")
+            raise
+        except TimeoutError:
+            _show(flags, study, notes, f"the budget of {flags.budget} is spent; to continue: {continuing()}")
+        else:
+            _show(flags, study, notes, "")
+
+
+def _search_and_compare(flags: Tune, study: Study, notes: Notes, budget: Budget) -> None:
+    from finetune.tune import final_runs, measure_speed, run_finals, search
+
+    work = Work(
+        num_train=len(study.split.train),
+        num_validation=len(study.split.validation),
+        beats_per_s=measure_speed(study),
+        num_workers=study.num_workers,
+    )
+    if "search" not in notes.content:
+        plan = plan_search(budget.left_s, work, len(study.arms), flags.trials)
+        notes.remember("search", plan)
+        _show_plan(study, work, plan, _plan_finals(flags, work, len(study.arms), plan.left_s(budget.left_s)), budget)
+    best = search(study, Search(**notes.content["search"]))
+    if "finals" not in notes.content:
+        notes.remember("finals", _plan_finals(flags, work, len(study.arms), budget.left_s))
+    finals = Finals(**notes.content["finals"])
+    tables.say(f"comparison: {finals}, {tables.duration(max(0.0, budget.left_s))} left")
+    test = study.split.load_test()
+    run_finals(study, finals, final_runs(study, finals, best), test, budget.deadline)
+
+
+def _plan_finals(flags: Tune, work: Work, num_arms: int, left_s: float) -> Finals:
+    plan = plan_finals(left_s, work, num_arms, flags.seeds)
+    return plan if flags.epochs is None else replace(plan, num_epochs=flags.epochs)
+
+
+def _show_plan(study: Study, work: Work, search: Search, finals: Finals, budget: Budget) -> None:
+    table = Table(title=f"Plan for {tables.duration(budget.seconds)}", title_style="bold", show_header=False)
+    table.add_column(style="bold")
+    table.add_column()
+    table.add_row(
+        "measured",
+        f"{work.beats_per_s:,.0f} training beats/s on each of {work.num_workers} one-thread workers, "
+        f"{study.machine.precision} on {study.machine.device}",
+    )
+    table.add_row("search", f"{search}; ASHA stops the worse ones early")
+    table.add_row("comparison", f"{finals}; planned anew with the time that the search leaves")
+    table.add_row(
+        "split", f"{study.split.protocol}: {work.num_train:,} training, {work.num_validation:,} validation beats"
+    )
+    tables.console().print(table)
+
+
+def continuing() -> str:
+    """The command that continues this one."""
+    args = [argument for argument in sys.argv[1:] if argument != "--resume"]
+    return f"python -m finetune {shlex.join(args)} --resume"
+
+
+def _show(flags: Tune, study: Study, notes: Notes, ending: str) -> None:
+    """What there is: the search so far, the comparison so far; and the chosen classifier, saved."""
+    searched, final = study.finished("search"), study.finished("final")
+    console = tables.console()
+    content: dict[str, Any] = {**notes.content, "ending": ending or "complete", "search_results": _spending(searched)}
+    console.print(_search_table(searched))
+    if any(result.part == "test" for result in final):
+        test = study.split.load_test()
+        counts = list(study.split.train.counts().values())
+        rows = compare.compare(final, compare.majority_confusion(counts, test.labels.numpy()))
+        console.print(compare.show(rows, f"Transfer against scratch on {study.base.dataset}"))
+        content |= {"rows": [row.to_json() for row in rows], "chosen": compare.chosen(rows).arm}
+        content["file"] = _save_chosen(flags, study, final, compare.chosen(rows).arm)
+        tables.say(f"written: {content['file']}")
+    flags.write(content)
+    if ending:
+        tables.say(ending)
+
+
+def _save_chosen(flags: Tune, study: Study, final: Sequence[RunResult], arm: str) -> str:
+    from finetune.tune import model_file
+
+    validated = [result for result in final if result.arm == arm and result.part == "validation"]
+    best = max(validated, key=lambda result: result.metrics["macro_recall"])
+    save(flags.out_file, load(model_file(study, arm, best.seed)))
+    return str(flags.out_file)
+
+
+def _spending(searched: Sequence[RunResult]) -> list[dict[str, Any]]:
+    """What each arm's search has cost and found."""
+    spent = []
+    for arm in dict.fromkeys(result.arm for result in searched):
+        trials = [result for result in searched if result.arm == arm]
+        best = max(trials, key=lambda result: result.metrics["macro_recall"])
+        total = {name: sum(trial.cost[name] for trial in trials) for name in ("epochs", "beats", "seconds")}
+        spent.append({"arm": arm, "trials": len(trials), **total, "best": best.to_json()})
+    return spent
+
+
+def _search_table(searched: Sequence[RunResult]) -> Table:
+    from finetune.tune import describe, recipe_of
+
+    table = Table(title="Search: spending, and the best recipe by validation", title_style="bold")
+    table.add_column("arm")
+    for header in ("trials", "epochs", "beats seen", "worker time", "validation macro recall"):
+        table.add_column(header, justify="right")
+    table.add_column("best recipe")
+    for spent in _spending(searched):
+        best = RunResult.from_json(spent["best"])
+        table.add_row(
+            spent["arm"],
+            str(spent["trials"]),
+            f"{spent['epochs']:.0f}",
+            f"{spent['beats']:,.0f}",
+            tables.duration(spent["seconds"]),
+            f"{best.metrics['macro_recall']:.3f}",
+            describe(recipe_of(best)),
+        )
+    return table

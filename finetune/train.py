@@ -1,0 +1,251 @@
+"""One fine-tuning run: encoder + head on a split → the best epoch's classifier and its RunResult."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+import models
+from data.balance import BALANCES
+from data.batches import shuffled
+from data.beats import Beats
+from data.split import Split
+from experiments import loop
+from experiments.metrics import confusion_matrix, recall_per_class, scores
+from experiments.results import Part, RunResult, versions
+from finetune import schedules
+from models.checkpoint import Checkpoint, attach, weights_of
+from models.encoder import EncoderSpec
+from models.heads import Classifier
+from models.inference import apply
+from models.losses import weighted_cross_entropy
+from models.params import HEAD, count_parameters, make_optimizer, set_rates, stage_names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How to fine-tune: what a search varies, and what it keeps."""
+
+    schedule: str = "full"
+    lr: float = 2e-3
+    """Highest learning rate of the head."""
+    ratio: float = 1.0
+    """Encoder's learning rate over the head's."""
+    head: str = "linear"
+    balance: str = "class_weight"
+    epochs: int = 12
+    batch_size: int = 256
+    weight_decay: float = 0.05
+
+    def check(self) -> None:
+        """
+        Raises:
+            ValueError: an unknown name, or a number out of its range; the message lists the choices.
+        """
+        schedules.scales(self.schedule, 0.0, (), self.ratio)
+        if self.balance not in BALANCES:
+            raise ValueError(f"unknown balance {self.balance!r}; choose from {', '.join(BALANCES)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """What a run starts from."""
+
+    name: str
+    spec: EncoderSpec
+    checkpoint: Checkpoint | None = None
+    origin: str = ""
+
+    @property
+    def encoder_hash(self) -> str | None:
+        return None if self.checkpoint is None else self.checkpoint.weights_hash
+
+    def build(self, head: str, num_classes: int, seed: int) -> Classifier:
+        """The same seed gives every arm the same head, whatever its encoder."""
+        loop.seed_everything(loop.mix(seed, "weights", 0), "cpu")
+        encoder = models.build(self.spec)
+        if self.checkpoint is not None:
+            encoder, _ = attach(self.checkpoint, self.origin)
+        loop.seed_everything(loop.mix(seed, "head", 0), "cpu")
+        return Classifier(encoder, head, num_classes)
+
+
+class Epoch(NamedTuple):
+    """What validation said after an epoch."""
+
+    number: int
+    metrics: Mapping[str, float]
+    best_confusion: np.ndarray
+    """Of the epoch with the highest macro recall so far."""
+
+
+EpochListener = Callable[[Epoch], None]
+
+
+def ignore(_epoch: Epoch) -> None:
+    pass
+
+
+class FineTuning:
+    """A classifier on one split, as the loop wants it; remembers the epoch of highest validation macro recall."""
+
+    def __init__(
+        self, model: Classifier, split: Split, recipe: Recipe, seed: int, device: str, on_epoch: EpochListener
+    ) -> None:
+        self.module, self.recipe, self.seed, self.on_epoch = model.to(device), recipe, seed, on_epoch
+        balanced = BALANCES[recipe.balance](split.train, seed)
+        self.signal, self.target = balanced.beats.signal.to(device), balanced.beats.labels.to(device)
+        self.class_weights = None if balanced.class_weights is None else balanced.class_weights.to(device)
+        self.validation = split.validation
+        self.optimizer = make_optimizer(model, recipe.weight_decay)
+        self.stages = stage_names(model)[:-1]
+        self.best: dict[str, Tensor] = {}
+        self.best_confusion = np.zeros((0, 0), np.int64)
+        self.best_recall = -1.0
+        self.curve: list[dict[str, float]] = []
+
+    def batches(self, epoch: int) -> Sequence[Tensor]:
+        return shuffled(len(self.signal), self.recipe.batch_size, loop.mix(self.seed, "epoch", epoch))
+
+    def before_step(self, progress: float) -> None:
+        scales = schedules.scales(self.recipe.schedule, progress, self.stages, self.recipe.ratio)
+        rate = self.recipe.lr * loop.warm_up_cosine(progress)
+        rates = {stage: None if scale is None else rate * scale for stage, scale in scales.items()}
+        set_rates(self.module, self.optimizer, rates | {HEAD: rate})
+
+    def loss(self, index: Tensor) -> Tensor:
+        return weighted_cross_entropy(self.module(self.signal[index]), self.target[index], self.class_weights)
+
+    def after_epoch(self, epoch: int, loss: float) -> bool:
+        confusion = evaluate(self.module, self.validation)
+        metrics = {"loss": loss, **scores(confusion)}
+        self.curve.append(metrics)
+        if metrics["macro_recall"] > self.best_recall:
+            self.best_recall, self.best_confusion = metrics["macro_recall"], confusion
+            self.best = copy.deepcopy(self.module.state_dict())
+        self.on_epoch(Epoch(epoch, metrics, self.best_confusion))
+        return False
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "best": self.best,
+            "best_confusion": self.best_confusion.tolist(),
+            "best_recall": self.best_recall,
+            "curve": self.curve,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.best, self.best_recall, self.curve = state["best"], state["best_recall"], list(state["curve"])
+        self.best_confusion = np.array(state["best_confusion"], np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """What every result of a command shares."""
+
+    dataset: str
+    protocol: str
+    badge: str
+    classes: tuple[str, ...]
+    commit: str | None = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Whatever else a result's `config` should say, such as the study it belongs to."""
+
+    def result(
+        self, arm: Arm, recipe: Recipe, seed: int, part: Part, confusion: np.ndarray, cost: Mapping[str, float]
+    ) -> RunResult:
+        recalls = recall_per_class(confusion)
+        per_class = {f"recall_{name}": float(recall) for name, recall in zip(self.classes, recalls, strict=True)}
+        return RunResult(
+            arm=arm.name,
+            encoder=arm.encoder_hash,
+            source=None if arm.checkpoint is None else arm.checkpoint.source,
+            dataset=self.dataset,
+            config={**asdict(recipe), "arch": arm.spec.name, **self.labels},
+            seed=seed,
+            protocol=self.protocol,
+            badge=self.badge,
+            part=part,
+            metrics=scores(confusion) | per_class,
+            confusion=confusion.tolist(),
+            classes=list(self.classes),
+            cost=dict(cost),
+            commit=self.commit,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The classifier of the best epoch, and what validation said of it."""
+
+    model: Classifier
+    validation: RunResult
+    curve: list[dict[str, float]]
+
+
+def evaluate(model: Classifier, beats: Beats) -> np.ndarray:
+    """Confusion matrix (num_classes, num_classes) of the most probable class."""
+    logits = apply(model, beats.signal)
+    return confusion_matrix(beats.labels.numpy(), logits.argmax(1).numpy(), beats.num_classes)
+
+
+def train(
+    arm: Arm,
+    split: Split,
+    recipe: Recipe,
+    seed: int,
+    context: Context,
+    machine: loop.Machine,
+    *,
+    state_file: Path | None = None,
+    resume: bool = False,
+    listener: loop.Listener | None = None,
+    on_epoch: EpochListener = ignore,
+) -> Trained:
+    """Fine-tune `arm` by `recipe`; nothing of the test part is read.
+
+    Raises:
+        ValueError: a recipe, a checkpoint or a state that does not fit; a loss that is not finite.
+    """
+    recipe.check()
+    model = arm.build(recipe.head, split.train.num_classes, seed)
+    tuning = FineTuning(model, split, recipe, seed, machine.device, on_epoch)
+    settings = loop.Settings(
+        num_epochs=recipe.epochs,
+        seed=seed,
+        machine=machine,
+        identity=f"{recipe} {arm.spec} {arm.encoder_hash} {split.train.fingerprint}",
+    )
+    history = loop.run(tuning, settings, state_file=state_file, resume=resume, listener=listener)
+    model.load_state_dict(tuning.best)
+    cost = {"beats": history.beats, "seconds": history.seconds, "parameters": count_parameters(model)}
+    result = context.result(arm, recipe, seed, "validation", tuning.best_confusion, cost)
+    return Trained(model=model, validation=result, curve=tuning.curve)
+
+
+def to_checkpoint(trained: Trained, train_part: Beats) -> Checkpoint:
+    """The whole classifier as a file can hold it."""
+    result, model = trained.validation, trained.model
+    return Checkpoint(
+        spec=model.encoder.spec,
+        weights=weights_of(model),
+        task=f"fine-tuned on {result.dataset} ({result.arm})",
+        source=train_part.source,
+        fingerprint=train_part.fingerprint,
+        preprocessing=train_part.preprocessing,
+        seed=result.seed,
+        head=str(result.config["head"]),
+        classes=train_part.classes,
+        cost=result.cost,
+        metrics={f"validation_{name}": value for name, value in result.metrics.items()},
+        commit=result.commit,
+        versions=versions(),
+    )

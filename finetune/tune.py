@@ -1,0 +1,279 @@
+"""The search: Ray Tune over recipes for each arm at equal budgets, then each arm's best again on paired seeds.
+
+Every finished trial and run is one line in the results store under the study's name. A study that was interrupted
+reads its lines back and does only what is missing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from data.beats import Beats
+from data.split import Split, subset
+from experiments import loop, results, tables
+from experiments.metrics import macro_recall
+from experiments.results import RunResult
+from experiments.tracking import Run
+from finetune.plan import Finals, Search
+from finetune.train import Arm, Context, Epoch, Recipe, evaluate, to_checkpoint, train
+from models.checkpoint import Checkpoint, save
+
+SPACE: Mapping[str, Any] = {
+    "lr": tune.loguniform(5e-4, 1e-2),
+    "head": tune.choice(["linear", "mlp", "attention"]),
+    "balance": tune.choice(["none", "class_weight", "smote"]),
+}
+"""What every arm searches."""
+TRANSFER_SPACE: Mapping[str, Any] = {
+    "schedule": tune.choice(["frozen", "full", "gradual", "lp_ft"]),
+    "ratio": tune.loguniform(0.01, 1.0),
+}
+"""What only an arm with pretrained weights searches besides: random weights are worth neither keeping nor sparing."""
+FIRST_TRIAL: Mapping[str, Any] = {"lr": 3e-3, "head": "linear", "balance": "class_weight"}
+FIRST_TRANSFER_TRIAL: Mapping[str, Any] = {"schedule": "full", "ratio": 0.3}
+SPEED_BEATS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a tune is about, where it is recorded, and on how many workers it runs."""
+
+    name: str
+    """Unique; the `study` of each of its results."""
+    arms: tuple[Arm, ...]
+    split: Split
+    base: Context
+    seed: int
+    num_workers: int
+    machine: loop.Machine
+    folder: Path
+    store: Path
+    tracked: Run
+
+    def context(self, stage: str) -> Context:
+        """Of the results of one stage, search or final."""
+        return replace(self.base, labels={"study": self.name, "stage": stage})
+
+    def finished(self, stage: str) -> list[RunResult]:
+        """What the store already holds."""
+        wanted = {"study": self.name, "stage": stage}
+        return [result for result in results.read(self.store) if wanted.items() <= result.config.items()]
+
+    def record(self, result: RunResult) -> None:
+        results.append(self.store, result)
+        name = f"{result.config['stage']} {result.arm} {result.part} seed {result.seed}"
+        with self.tracked.child(name, result.config, {"arm": result.arm, "badge": result.badge}) as run:
+            run.log(result.metrics | result.cost)
+
+
+def measure_speed(study: Study) -> float:
+    """Training beats a second of one worker while all of them are busy, the whole encoder learning."""
+    train_part = subset(study.split.train, min(SPEED_BEATS, len(study.split.train)), study.seed)
+    split = replace(study.split, train=train_part, validation=train_part.select(torch.arange(32)))
+    shared = ray.put((study.arms[-1], split, study.context("speed"), study.machine))
+    return min(ray.get([_speed.remote(shared) for _ in range(study.num_workers)]))
+
+
+@ray.remote(num_cpus=1)
+def _speed(shared: tuple[Arm, Split, Context, loop.Machine]) -> float:
+    arm, split, context, machine = shared
+    loop.resolve_threads(machine.threads)
+    for epochs in (1, 2):  # the first call warms up
+        cost = train(arm, split, Recipe(epochs=epochs), 0, context, machine).validation.cost
+    return cost["beats"] / cost["seconds"]
+
+
+def search(study: Study, plan: Search) -> dict[str, Recipe]:
+    """The best recipe of each arm by validation macro recall, after `plan.num_trials` trials each.
+
+    Raises:
+        ValueError: every trial of an arm failed.
+    """
+    return {arm.name: _search_arm(study, plan, arm) for arm in study.arms}
+
+
+def _search_arm(study: Study, plan: Search, arm: Arm) -> Recipe:
+    done = [result for result in study.finished("search") if result.arm == arm.name]
+    missing = plan.num_trials - len(done)
+    if missing > 0:
+        part = subset(study.split.train, plan.num_beats, study.seed)
+        split = replace(study.split, train=part)
+        context = study.context("search")
+        recorder = Recorder(study, arm, plan, len(done))
+        tuner = tune.Tuner(
+            tune.with_parameters(
+                _trial, arm=arm, split=split, plan=plan, seed=study.seed, context=context, machine=study.machine
+            ),
+            param_space=dict(_space(arm)),
+            tune_config=tune.TuneConfig(
+                metric="macro_recall",
+                mode="max",
+                search_alg=_optuna(study, arm, done),
+                scheduler=ASHAScheduler(max_t=plan.num_epochs, grace_period=1, reduction_factor=3),
+                num_samples=missing,
+                max_concurrent_trials=study.num_workers,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(
+                name=arm.name, storage_path=str(study.folder / "ray"), verbose=0, callbacks=[recorder]
+            ),
+        )
+        tuner.fit()
+        done = [result for result in study.finished("search") if result.arm == arm.name]
+    if not done:
+        raise ValueError(f"all {plan.num_trials} trials of the arm {arm.name} failed")
+    return recipe_of(max(done, key=lambda result: result.metrics["macro_recall"]))
+
+
+def _space(arm: Arm) -> Mapping[str, Any]:
+    return SPACE if arm.checkpoint is None else {**SPACE, **TRANSFER_SPACE}
+
+
+def _optuna(study: Study, arm: Arm, done: Sequence[RunResult]) -> OptunaSearch:
+    """TPE that starts from the trials already done, or else from a sensible first one.
+
+    The seed depends on how many are done: a resumed search does not draw the same points again.
+    """
+    names = _space(arm)
+    first = FIRST_TRIAL if arm.checkpoint is None else {**FIRST_TRIAL, **FIRST_TRANSFER_TRIAL}
+    points = [{name: result.config[name] for name in names} for result in done] or [dict(first)]
+    rewards = [result.metrics["macro_recall"] for result in done] or None
+    seed = loop.mix(study.seed, f"search {arm.name}", len(done)) % 2**32
+    return OptunaSearch(points_to_evaluate=points, evaluated_rewards=rewards, seed=seed)
+
+
+def _trial(
+    config: dict[str, Any], arm: Arm, split: Split, plan: Search, seed: int, context: Context, machine: loop.Machine
+) -> None:
+    """One trial, in a worker: reports the best epoch so far after every epoch."""
+    loop.resolve_threads(machine.threads)
+
+    def report(epoch: Epoch) -> None:
+        tune.report(
+            {
+                "macro_recall": float(macro_recall(epoch.best_confusion)),
+                "confusion": epoch.best_confusion.tolist(),
+                "beats": (epoch.number + 1) * len(split.train),
+            }
+        )
+
+    train(arm, split, Recipe(**config, epochs=plan.num_epochs), seed, context, machine, on_epoch=report)
+
+
+class Recorder(tune.Callback):
+    """Writes each finished trial to the store, from the driver alone."""
+
+    def __init__(self, study: Study, arm: Arm, plan: Search, num_done: int) -> None:
+        self.study, self.arm, self.plan, self.num_done = study, arm, plan, num_done
+        self.best = max((r.metrics["macro_recall"] for r in study.finished("search") if r.arm == arm.name), default=0.0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Ray pickles its callbacks along with an experiment; this one is only ever made anew."""
+        return {}
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        del iteration, trials, info
+        last = trial.last_result
+        recipe = Recipe(**trial.config, epochs=self.plan.num_epochs)
+        cost = {"beats": last["beats"], "seconds": last["time_total_s"], "epochs": last["training_iteration"]}
+        context, confusion = self.study.context("search"), np.array(last["confusion"])
+        result = context.result(self.arm, recipe, self.study.seed, "validation", confusion, cost)
+        self.study.record(result)
+        self.num_done += 1
+        recall = result.metrics["macro_recall"]
+        self.best = max(self.best, recall)
+        tables.say(
+            f"search {self.arm.name} {self.num_done}/{self.plan.num_trials} · macro recall {recall:.3f} "
+            f"(best {self.best:.3f}) · {describe(recipe)} · epoch {cost['epochs']} of {recipe.epochs} · "
+            f"{tables.duration(cost['seconds'])}"
+        )
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        del iteration, trials, info
+        tables.say(f"search {self.arm.name}: a trial failed and is left out · {trial.config} · see {trial.local_path}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Final:
+    """One run of the comparison: an arm's best recipe, one seed, all the beats that the plan says."""
+
+    arm: Arm
+    recipe: Recipe
+    seed: int
+
+
+def final_runs(study: Study, plan: Finals, best: Mapping[str, Recipe]) -> list[Final]:
+    """Seed by seed, so that an interrupted study has whole pairs. The control `random-frozen` is an untrained encoder
+    under the transfer arm's head, rate and balance."""
+    transfer, scratch = study.arms
+    arms = [
+        (transfer, best["transfer"]),
+        (scratch, best["scratch"]),
+        (replace(scratch, name="random-frozen"), replace(best["transfer"], schedule="frozen")),
+    ]
+    return [
+        Final(arm=arm, recipe=replace(recipe, epochs=plan.num_epochs), seed=seed)
+        for seed in range(study.seed, study.seed + plan.num_seeds)
+        for arm, recipe in arms
+    ]
+
+
+def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats, deadline: float) -> None:
+    """Run what the store does not hold yet; each result is recorded as it comes.
+
+    Raises:
+        KeyboardInterrupt: passed on; what had finished is in the store.
+        TimeoutError: `deadline` (`time.monotonic()`) passed first; the same.
+    """
+    done = {(result.arm, result.seed) for result in study.finished("final") if result.part == "test"}
+    left = [final for final in finals if (final.arm.name, final.seed) not in done]
+    train_part = subset(study.split.train, plan.num_beats, study.seed)
+    shared = ray.put((replace(study.split, train=train_part), test, study.context("final"), study.machine))
+    pending = {_final.remote(final, shared): final for final in left}
+    while pending:
+        ready, _ = ray.wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
+        if not ready:
+            raise TimeoutError
+        final = pending.pop(ready[0])
+        validation, tested, checkpoint = ray.get(ready[0])
+        save(model_file(study, final.arm.name, final.seed), checkpoint)
+        study.record(validation)
+        study.record(tested)
+        scored, seconds = tested.metrics, tables.duration(tested.cost["seconds"])
+        tables.say(
+            f"seed {final.seed} {final.arm.name} · test macro recall {scored['macro_recall']:.3f} · "
+            f"macro F1 {scored['macro_f1']:.3f} · {seconds} · {len(pending)} runs left"
+        )
+
+
+@ray.remote(num_cpus=1)
+def _final(final: Final, shared: tuple[Split, Beats, Context, loop.Machine]) -> tuple[RunResult, RunResult, Checkpoint]:
+    split, test, context, machine = shared
+    loop.resolve_threads(machine.threads)
+    trained = train(final.arm, split, final.recipe, final.seed, context, machine)
+    confusion, cost = evaluate(trained.model, test), trained.validation.cost
+    tested = context.result(final.arm, final.recipe, final.seed, "test", confusion, cost)
+    return trained.validation, tested, to_checkpoint(trained, split.train)
+
+
+def model_file(study: Study, arm: str, seed: int) -> Path:
+    return study.folder / "models" / f"{arm}_{seed}.pt"
+
+
+def recipe_of(result: RunResult) -> Recipe:
+    return Recipe(**{field.name: result.config[field.name] for field in fields(Recipe)})  # pyright: ignore
+
+
+def describe(recipe: Recipe) -> str:
+    return f"{recipe.schedule}, ratio {recipe.ratio:.2g}, lr {recipe.lr:.2g}, {recipe.head}, {recipe.balance}"

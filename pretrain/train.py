@@ -1,0 +1,172 @@
+"""One pretraining run: beats → task → encoder checkpoint."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+import data
+import models
+import pretrain
+from data.batches import shuffled
+from data.beats import Beats
+from experiments import loop
+from experiments.results import git_commit, versions
+from experiments.tables import ProgressLine
+from experiments.tracking import Tracker
+from models.checkpoint import Checkpoint, save, weights_of
+from models.encoder import Encoder, EncoderSpec
+from models.params import count_parameters, decay_groups
+from pretrain.probe import probe_recall
+from pretrain.task import Batch, PretrainTask
+
+if TYPE_CHECKING:
+    from pretrain.cli import Pretrain
+
+PROBED_ON = {"ptb": "arrhythmia", "synthetic-ptb": "synthetic-arrhythmia"}
+"""The labelled target data whose validation part probes an encoder pretrained on each source."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the table after a run shows."""
+
+    task: str
+    architecture: str
+    source: str
+    parameters: int
+    losses: list[float]
+    probe: float | None
+    untrained_probe: float | None
+    probed_on: str
+    beats: int
+    seconds: float
+    file: str
+    weights_hash: str
+
+
+class Pretraining:
+    """A task on the beats of one source, as the loop wants it."""
+
+    def __init__(
+        self, task: PretrainTask, beats: Beats, flags: Pretrain, device: str, on_epoch: Callable[[int, float], None]
+    ) -> None:
+        self.module: nn.Module = task.to(device)
+        self.task, self.flags, self.on_epoch = task, flags, on_epoch
+        self.signal, self.valid_length = beats.signal.to(device), beats.valid_length.to(device)
+        self.target = None if beats.target is None else beats.target.to(device)
+        self.optimizer = AdamW(decay_groups(task, flags.weight_decay), lr=0.0, fused=True)
+
+    def batches(self, epoch: int) -> Sequence[Tensor]:
+        return shuffled(len(self.signal), self.flags.batch_size, loop.mix(self.flags.seed, "epoch", epoch))
+
+    def before_step(self, progress: float) -> None:
+        rate = self.flags.lr * loop.warm_up_cosine(progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    def loss(self, index: Tensor) -> Tensor:
+        target = None if self.target is None else self.target[index]
+        return self.task.loss(Batch(self.signal[index], self.valid_length[index], target))
+
+    def after_epoch(self, epoch: int, loss: float) -> bool:
+        self.on_epoch(epoch, loss)
+        return False
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        del state
+
+
+class Probe:
+    """The linear probe on the target's labelled validation part; silent where those beats are not there."""
+
+    def __init__(self, flags: Pretrain) -> None:
+        self.seed, self.beats = flags.seed, None
+        name = PROBED_ON[flags.data]
+        try:
+            self.beats = data.load_split(name, "beat-random", flags.data_folder, flags.seed).validation
+            self.where = f"{self.beats.source}, validation part"
+        except ValueError as error:
+            self.where = f"no probe: {error}"
+
+    def recall(self, encoder: Encoder) -> float | None:
+        return None if self.beats is None else probe_recall(encoder, self.beats, self.seed)
+
+
+def pretrain_encoder(flags: Pretrain) -> Outcome:
+    """Train, probe and save an encoder as `flags` say.
+
+    Raises:
+        ValueError: flags, data or a state to resume that do not fit.
+        KeyboardInterrupt: passed on after the state is written; `--resume` continues.
+    """
+    start = time.monotonic()
+    machine = loop.Machine.resolve(flags.device, flags.precision, flags.threads)
+    make_task = pretrain.task_class(flags.task)
+    beats = data.load(flags.data, "train", flags.data_folder)
+    loop.seed_everything(loop.mix(flags.seed, "weights", 0), machine.device)
+    encoder = models.build(EncoderSpec(name=flags.arch, num_samples=beats.signal.shape[-1]))
+    task = make_task(encoder, flags.objective(beats.num_classes))
+    settings = loop.Settings(
+        num_epochs=flags.epochs,
+        seed=flags.seed,
+        machine=machine,
+        identity=f"{flags.settings()} {encoder.spec} {beats.fingerprint}",
+    )
+    probe = Probe(flags)
+    untrained = probe.recall(encoder)
+    with Tracker.open(flags.tracking, "pretrain").run(
+        flags.out_file.stem, params=flags.settings(), tags={"source": beats.source}
+    ) as tracked:
+        trainee = Pretraining(
+            task, beats, flags, machine.device, lambda epoch, loss: tracked.log({"loss": loss}, epoch)
+        )
+        history = _train(flags, trainee, settings)
+        outcome = Outcome(
+            task=flags.task,
+            architecture=flags.arch,
+            source=beats.source,
+            parameters=count_parameters(encoder),
+            losses=history.losses,
+            probe=probe.recall(encoder),
+            untrained_probe=untrained,
+            probed_on=probe.where,
+            beats=history.beats,
+            seconds=time.monotonic() - start,
+            file=str(flags.out_file),
+            weights_hash=_save(flags, encoder, beats, history, settings),
+        )
+        tracked.log({"probe_macro_recall": outcome.probe or math.nan, "untrained_probe": untrained or math.nan}, None)
+    return outcome
+
+
+def _train(flags: Pretrain, trainee: Pretraining, settings: loop.Settings) -> loop.History:
+    with ProgressLine(f"{flags.task} {flags.arch}", settings.num_epochs) as listener:
+        return loop.run(trainee, settings, state_file=flags.state_file, resume=flags.resume, listener=listener)
+
+
+def _save(flags: Pretrain, encoder: Encoder, beats: Beats, history: loop.History, settings: loop.Settings) -> str:
+    checkpoint = Checkpoint(
+        spec=encoder.spec,
+        weights=weights_of(encoder),
+        task=flags.task,
+        source=beats.source,
+        fingerprint=beats.fingerprint,
+        preprocessing=beats.preprocessing,
+        seed=flags.seed,
+        cost={"beats": history.beats, "seconds": history.seconds},
+        metrics={"loss": history.losses[-1]},
+        commit=git_commit(),
+        versions=versions() | {name: str(value) for name, value in asdict(settings.machine).items()},
+    )
+    save(flags.out_file, checkpoint)
+    return checkpoint.weights_hash
