@@ -11,6 +11,8 @@ from torch import Tensor
 from data.beats import Beats, derive, measure_length, scale_and_pad
 
 NUM_NEIGHBOURS = 5
+WEIGHT_POWER = 0.75
+"""Of `class_weight`: between the square root, which costs recall, and full weights, which cost precision."""
 
 
 class Balanced(NamedTuple):
@@ -98,7 +100,7 @@ def _keep(beats: Beats, seed: int) -> Balanced:  # noqa: ARG001 (a balance's sig
 
 
 def _weigh(beats: Beats, seed: int) -> Balanced:  # noqa: ARG001
-    return Balanced(beats, class_weights(beats.labels, beats.num_classes))
+    return Balanced(beats, class_weights(beats.labels, beats.num_classes, WEIGHT_POWER))
 
 
 def _add(beats: Beats, seed: int) -> Balanced:

@@ -7,6 +7,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -82,7 +83,8 @@ def main(prog: str, commands: Commands, args: Sequence[str] | None = None) -> No
             raise
         fail(str(error))
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        how = f"; to continue: {continuing(prog)}" if isinstance(command, RunFlags) else ""
+        print(f"interrupted{how}", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 
@@ -108,6 +110,12 @@ def writable(path: Path) -> None:
     folder = next(parent for parent in path.resolve().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         raise ValueError(f"--out {path}: {folder} cannot be written to")
+
+
+def continuing(prog: str) -> str:
+    """The command that continues this one."""
+    args = [argument for argument in sys.argv[1:] if argument != "--resume"]
+    return f"python -m {prog} {shlex.join(args)} --resume"
 
 
 def fail(message: str) -> NoReturn:

@@ -123,8 +123,10 @@ def run(
 ) -> History:
     """Train to the end, or to an early stop; an interrupted run leaves its state in `state_file`.
 
+    `resume` without a state (killed before the first was written, or never started) starts from the first step.
+
     Raises:
-        ValueError: `resume` without a state, or with one of other settings; a loss that is not finite.
+        ValueError: `resume` with a state of other settings; a loss that is not finite.
         KeyboardInterrupt: passed on once the state is written.
     """
     history = _restore(trainee, settings, state_file) if resume and state_file else History()
@@ -259,7 +261,7 @@ def _save(trainee: Trainee, settings: Settings, history: History, path: Path) ->
 
 def _restore(trainee: Trainee, settings: Settings, path: Path) -> History:
     if not path.exists():
-        raise ValueError(f"nothing to resume: {path} does not exist (finished, or never started)")
+        return History()
     state = load_tensors(path, settings.machine.device)
     differing = [name for name, value in asdict(settings).items() if state["settings"].get(name) != value]
     if differing:

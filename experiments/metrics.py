@@ -45,6 +45,14 @@ def macro_recall(confusion: ArrayLike) -> Floats:
     return _mean_over_present(_ratio(hits, support), support)
 
 
+def macro_recall_error(confusion: ArrayLike) -> Floats:
+    """Standard error of macro recall: each class's recall is a binomial share of its beats."""
+    support, _, hits = _counts(confusion)
+    recall = _ratio(hits, support)
+    variance = _ratio(recall * (1 - recall), support)
+    return np.sqrt(variance.sum(-1)) / np.maximum((support > 0).sum(-1), 1)
+
+
 def macro_precision(confusion: ArrayLike) -> Floats:
     support, predicted, hits = _counts(confusion)
     return _mean_over_present(_ratio(hits, predicted), support)

@@ -74,6 +74,8 @@ class Train(FineTuneFlags):
     """linear, mlp or attention (pooling)."""
     balance: str = "class_weight"
     """Against imbalance, on the training part: none, class_weight or smote."""
+    augment: bool = True
+    """Scale, noise and shift training beats a little, anew at every step."""
     epochs: int = 20
     """Passes over the training beats."""
     batch_size: int = 256
@@ -86,7 +88,7 @@ class Train(FineTuneFlags):
     def recipe(self) -> Recipe:
         from finetune.train import Recipe
 
-        names = "schedule ratio lr head balance epochs batch_size weight_decay"
+        names = "schedule ratio lr head balance augment epochs batch_size weight_decay"
         return Recipe(**{name: getattr(self, name) for name in names.split()})
 
     def run(self) -> None:

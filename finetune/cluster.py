@@ -19,7 +19,11 @@ QUIET = {
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
 }
 """Without a token of its own Ray writes one into the home folder, which may be read-only."""
-NOT_SHIPPED = [".git", ".venv", "tests", "checkpoints", "experiments/runs", "experiments/mlruns"]
+NOT_SHIPPED = [
+    *(".git", ".venv", ".ci", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__"),
+    *("tests", "checkpoints", "experiments/runs", "experiments/mlruns", "experiments/mlflow.db*"),
+]
+"""Code is shipped; what changes while a study runs is not, or the package would not be the one that was hashed."""
 
 
 @contextlib.contextmanager

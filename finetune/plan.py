@@ -13,10 +13,11 @@ FROZEN_COST = 0.45
 """A run that never trains its encoder, in runs that do."""
 RESERVE = 0.1
 """Share of the time for starting, for a worker that idles while the last run ends, and for writing."""
-TRIALS = (16, 12, 8, 4, 2)
+STAGE_S = 8.0
+"""Seconds in which each stage (a search for each arm, then the comparison) starts its workers and winds down."""
+TRIALS = {48: 15_000, 32: 15_000, 24: 15_000, 16: 15_000, 12: 15_000, 8: 4_000, 4: 1_000, 2: 0}
+"""Trials an arm → training beats that each must have at least: below that, fewer trials beat smaller ones."""
 SEARCH_EPOCHS = 6
-ENOUGH_BEATS = 12_000
-"""Training beats of a trial below which fewer trials are better than smaller ones."""
 SMALLEST_TRAIN = 500
 MIN_SEEDS, MAX_SEEDS = 3, 8
 ENOUGH_EPOCHS, MAX_EPOCHS = 4, 20
@@ -44,10 +45,6 @@ class Search:
     def __str__(self) -> str:
         return f"{self.num_trials} trials an arm, each at most {self.num_epochs} epochs of {self.num_beats:,} beats"
 
-    def left_s(self, budget_s: float) -> float:
-        """What the search is expected to leave."""
-        return budget_s * (1 - SEARCH_SHARE)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Finals:
@@ -74,15 +71,28 @@ def parse_duration(text: str) -> float:
     return seconds
 
 
+def working_s(left_s: float, num_stages: int) -> float:
+    """Seconds for training in what is left; never less than a quarter of it."""
+    return max(left_s - num_stages * STAGE_S, left_s / 4)
+
+
+def after_search_s(budget_s: float, num_arms: int) -> float:
+    """Seconds that the search is expected to leave."""
+    return budget_s - working_s(budget_s, num_arms + 1) * SEARCH_SHARE - num_arms * STAGE_S
+
+
 def plan_search(budget_s: float, work: Work, num_arms: int, num_trials: int | None = None) -> Search:
     """As many trials as fit, each on as many beats as fit; with little time fewer beats, then fewer trials.
 
     Args:
         num_trials: of each arm, where the user has said it.
     """
-    beats = budget_s * SEARCH_SHARE * work.beats_per_s * work.num_workers / (num_arms * HALVING)
-    plans = [_search(beats, work, number) for number in ([num_trials] if num_trials else TRIALS)]
-    return next((plan for plan in plans if plan.num_beats >= ENOUGH_BEATS), plans[-1])
+    seconds = working_s(budget_s, num_arms + 1) * SEARCH_SHARE
+    beats = seconds * work.beats_per_s * work.num_workers / (num_arms * HALVING)
+    if num_trials:
+        return _search(beats, work, num_trials)
+    plans = [(_search(beats, work, number), least) for number, least in TRIALS.items()]
+    return next(plan for plan, least in plans if plan.num_beats >= least)
 
 
 def _search(beats: float, work: Work, num_trials: int) -> Search:
@@ -99,7 +109,7 @@ def plan_finals(left_s: float, work: Work, num_arms: int, num_seeds: int | None 
         num_seeds: where the user has said it.
     """
     arms = num_arms + FROZEN_COST
-    beats = left_s * (1 - RESERVE) * work.beats_per_s * work.num_workers / arms
+    beats = working_s(left_s, 1) * (1 - RESERVE) * work.beats_per_s * work.num_workers / arms
     epoch = work.num_train + work.num_validation * VALIDATION_COST
     seeds = num_seeds or min(MAX_SEEDS, max(MIN_SEEDS, int(beats / epoch / ENOUGH_EPOCHS)))
     num_epochs = min(MAX_EPOCHS, int(beats / epoch / seeds))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,12 +14,13 @@ from rich.table import Table
 
 import data
 from experiments import loop, tables
+from experiments.cli import continuing
 from experiments.files import write_json
 from experiments.results import RunResult
 from experiments.tracking import Tracker
 from finetune import cluster, compare
 from finetune.cli import STORE
-from finetune.plan import Finals, Search, Work, plan_finals, plan_search
+from finetune.plan import Finals, Search, Work, after_search_s, plan_finals, plan_search
 from finetune.train import Arm
 from models.checkpoint import load, save
 from models.encoder import EncoderSpec
@@ -40,16 +39,14 @@ class Notes:
     def __init__(self, flags: Tune) -> None:
         """
         Raises:
-            ValueError: `--resume` without a study, or with one of other settings.
+            ValueError: `--resume` of a study of other settings.
         """
         self.path = flags.folder / "study.json"
         settings = flags.settings()
         self.content: dict[str, Any] = {"name": uuid4().hex[:12], "settings": settings}
-        if not flags.resume:
+        if not (flags.resume and self.path.exists()):
             self.save()
             return
-        if not self.path.exists():
-            raise ValueError(f"nothing to resume: {self.path} does not exist; start without --resume")
         self.content = json.loads(self.path.read_text())
         for name, value in settings.items():
             if self.content["settings"].get(name) != value:
@@ -116,12 +113,13 @@ def run_study(flags: Tune, budget: Budget) -> None:
         try:
             _search_and_compare(flags, study, notes, budget)
         except KeyboardInterrupt:
-            _show(flags, study, notes, f"interrupted; to continue: {continuing()}")
+            _show(flags, study, notes, "interrupted")
             raise
         except TimeoutError:
-            _show(flags, study, notes, f"the budget of {flags.budget} is spent; to continue: {continuing()}")
+            _show(flags, study, notes, "out of time")
+            tables.say(f"the budget of {flags.budget} is spent; to continue: {continuing('finetune')}")
         else:
-            _show(flags, study, notes, "")
+            _show(flags, study, notes, "complete")
 
 
 def _search_and_compare(flags: Tune, study: Study, notes: Notes, budget: Budget) -> None:
@@ -136,7 +134,13 @@ def _search_and_compare(flags: Tune, study: Study, notes: Notes, budget: Budget)
     if "search" not in notes.content:
         plan = plan_search(budget.left_s, work, len(study.arms), flags.trials)
         notes.remember("search", plan)
-        _show_plan(study, work, plan, _plan_finals(flags, work, len(study.arms), plan.left_s(budget.left_s)), budget)
+        _show_plan(
+            study,
+            work,
+            plan,
+            _plan_finals(flags, work, len(study.arms), after_search_s(budget.left_s, len(study.arms))),
+            budget,
+        )
     best = search(study, Search(**notes.content["search"]))
     if "finals" not in notes.content:
         notes.remember("finals", _plan_finals(flags, work, len(study.arms), budget.left_s))
@@ -168,18 +172,13 @@ def _show_plan(study: Study, work: Work, search: Search, finals: Finals, budget:
     tables.console().print(table)
 
 
-def continuing() -> str:
-    """The command that continues this one."""
-    args = [argument for argument in sys.argv[1:] if argument != "--resume"]
-    return f"python -m finetune {shlex.join(args)} --resume"
-
-
 def _show(flags: Tune, study: Study, notes: Notes, ending: str) -> None:
     """What there is: the search so far, the comparison so far; and the chosen classifier, saved."""
     searched, final = study.finished("search"), study.finished("final")
     console = tables.console()
-    content: dict[str, Any] = {**notes.content, "ending": ending or "complete", "search_results": _spending(searched)}
-    console.print(_search_table(searched))
+    content: dict[str, Any] = {**notes.content, "ending": ending, "search_results": _spending(searched)}
+    if searched:
+        console.print(_search_table(searched))
     if any(result.part == "test" for result in final):
         test = study.split.load_test()
         counts = list(study.split.train.counts().values())
@@ -189,8 +188,6 @@ def _show(flags: Tune, study: Study, notes: Notes, ending: str) -> None:
         content["file"] = _save_chosen(flags, study, final, compare.chosen(rows).arm)
         tables.say(f"written: {content['file']}")
     flags.write(content)
-    if ending:
-        tables.say(ending)
 
 
 def _save_chosen(flags: Tune, study: Study, final: Sequence[RunResult], arm: str) -> str:

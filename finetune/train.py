@@ -1,4 +1,4 @@
-"""One fine-tuning run: encoder + head on a split → the best epoch's classifier and its RunResult."""
+"""One fine-tuning run: encoder + head on a split → the kept epoch's classifier and its RunResult."""
 
 from __future__ import annotations
 
@@ -13,20 +13,23 @@ import numpy as np
 from torch import Tensor
 
 import models
+from data.augment import augment
 from data.balance import BALANCES
 from data.batches import shuffled
 from data.beats import Beats
 from data.split import Split
 from experiments import loop
-from experiments.metrics import confusion_matrix, recall_per_class, scores
+from experiments.metrics import confusion_matrix, macro_recall_error, recall_per_class, scores
 from experiments.results import Part, RunResult, versions
 from finetune import schedules
 from models.checkpoint import Checkpoint, attach, weights_of
 from models.encoder import EncoderSpec
-from models.heads import Classifier
+from models.heads import HEADS, Classifier
 from models.inference import apply
 from models.losses import weighted_cross_entropy
 from models.params import HEAD, count_parameters, make_optimizer, set_rates, stage_names
+
+AUGMENTED_BY = ("amplitude", "noise", "shift")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,8 @@ class Recipe:
     """Encoder's learning rate over the head's."""
     head: str = "linear"
     balance: str = "class_weight"
+    augment: bool = True
+    """Scale, noise and shift training beats a little, anew at every step."""
     epochs: int = 12
     batch_size: int = 256
     weight_decay: float = 0.05
@@ -50,8 +55,11 @@ class Recipe:
             ValueError: an unknown name, or a number out of its range; the message lists the choices.
         """
         schedules.scales(self.schedule, 0.0, (), self.ratio)
-        if self.balance not in BALANCES:
-            raise ValueError(f"unknown balance {self.balance!r}; choose from {', '.join(BALANCES)}")
+        for what, name, choices in (("balance", self.balance, BALANCES), ("head", self.head, HEADS)):
+            if name not in choices:
+                raise ValueError(f"unknown {what} {name!r}; choose from {', '.join(choices)}")
+        if not (0 < self.lr < 1 and 0 < self.ratio <= 1):
+            raise ValueError(f"lr {self.lr} must lie between 0 and 1, and ratio {self.ratio} above 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +90,8 @@ class Epoch(NamedTuple):
 
     number: int
     metrics: Mapping[str, float]
-    best_confusion: np.ndarray
-    """Of the epoch with the highest macro recall so far."""
+    kept_confusion: np.ndarray
+    """Of the epoch that would be kept if this were the last."""
 
 
 EpochListener = Callable[[Epoch], None]
@@ -94,7 +102,12 @@ def ignore(_epoch: Epoch) -> None:
 
 
 class FineTuning:
-    """A classifier on one split, as the loop wants it; remembers the epoch of highest validation macro recall."""
+    """A classifier on one split, as the loop wants it.
+
+    Keeps the latest epoch whose validation macro recall is within one standard error of the best so far (the rule of
+    Breiman et al., Classification and Regression Trees, 1984): with a few rare beats to validate on, a higher figure
+    is luck, and the later epoch has the more settled weights.
+    """
 
     def __init__(
         self, model: Classifier, split: Split, recipe: Recipe, seed: int, device: str, on_epoch: EpochListener
@@ -102,13 +115,14 @@ class FineTuning:
         self.module, self.recipe, self.seed, self.on_epoch = model.to(device), recipe, seed, on_epoch
         balanced = BALANCES[recipe.balance](split.train, seed)
         self.signal, self.target = balanced.beats.signal.to(device), balanced.beats.labels.to(device)
+        self.valid_length = balanced.beats.valid_length.to(device)
         self.class_weights = None if balanced.class_weights is None else balanced.class_weights.to(device)
         self.validation = split.validation
         self.optimizer = make_optimizer(model, recipe.weight_decay)
         self.stages = stage_names(model)[:-1]
-        self.best: dict[str, Tensor] = {}
-        self.best_confusion = np.zeros((0, 0), np.int64)
-        self.best_recall = -1.0
+        self.kept: dict[str, Tensor] = {}
+        self.kept_confusion = np.zeros((0, 0), np.int64)
+        self.best_recall = 0.0
         self.curve: list[dict[str, float]] = []
 
     def batches(self, epoch: int) -> Sequence[Tensor]:
@@ -121,29 +135,32 @@ class FineTuning:
         set_rates(self.module, self.optimizer, rates | {HEAD: rate})
 
     def loss(self, index: Tensor) -> Tensor:
-        return weighted_cross_entropy(self.module(self.signal[index]), self.target[index], self.class_weights)
+        signal = self.signal[index]
+        if self.recipe.augment:
+            signal = augment(signal, self.valid_length[index], AUGMENTED_BY)
+        return weighted_cross_entropy(self.module(signal), self.target[index], self.class_weights)
 
     def after_epoch(self, epoch: int, loss: float) -> bool:
         confusion = evaluate(self.module, self.validation)
         metrics = {"loss": loss, **scores(confusion)}
         self.curve.append(metrics)
-        if metrics["macro_recall"] > self.best_recall:
-            self.best_recall, self.best_confusion = metrics["macro_recall"], confusion
-            self.best = copy.deepcopy(self.module.state_dict())
-        self.on_epoch(Epoch(epoch, metrics, self.best_confusion))
+        if metrics["macro_recall"] >= self.best_recall - macro_recall_error(confusion):
+            self.kept, self.kept_confusion = copy.deepcopy(self.module.state_dict()), confusion
+        self.best_recall = max(self.best_recall, metrics["macro_recall"])
+        self.on_epoch(Epoch(epoch, metrics, self.kept_confusion))
         return False
 
     def state(self) -> dict[str, Any]:
         return {
-            "best": self.best,
-            "best_confusion": self.best_confusion.tolist(),
+            "kept": self.kept,
+            "kept_confusion": self.kept_confusion.tolist(),
             "best_recall": self.best_recall,
             "curve": self.curve,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.best, self.best_recall, self.curve = state["best"], state["best_recall"], list(state["curve"])
-        self.best_confusion = np.array(state["best_confusion"], np.int64)
+        self.kept, self.best_recall, self.curve = state["kept"], state["best_recall"], list(state["curve"])
+        self.kept_confusion = np.array(state["kept_confusion"], np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +201,7 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The classifier of the best epoch, and what validation said of it."""
+    """The classifier of the kept epoch, and what validation said of it."""
 
     model: Classifier
     validation: RunResult
@@ -225,9 +242,9 @@ def train(
         identity=f"{recipe} {arm.spec} {arm.encoder_hash} {split.train.fingerprint}",
     )
     history = loop.run(tuning, settings, state_file=state_file, resume=resume, listener=listener)
-    model.load_state_dict(tuning.best)
+    model.load_state_dict(tuning.kept)
     cost = {"beats": history.beats, "seconds": history.seconds, "parameters": count_parameters(model)}
-    result = context.result(arm, recipe, seed, "validation", tuning.best_confusion, cost)
+    result = context.result(arm, recipe, seed, "validation", tuning.kept_confusion, cost)
     return Trained(model=model, validation=result, curve=tuning.curve)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import ray
 import torch
 from ray import tune
@@ -145,6 +146,7 @@ def _optuna(study: Study, arm: Arm, done: Sequence[RunResult]) -> OptunaSearch:
 
     The seed depends on how many are done: a resumed search does not draw the same points again.
     """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     names = _space(arm)
     first = FIRST_TRIAL if arm.checkpoint is None else {**FIRST_TRIAL, **FIRST_TRANSFER_TRIAL}
     points = [{name: result.config[name] for name in names} for result in done] or [dict(first)]
@@ -156,14 +158,14 @@ def _optuna(study: Study, arm: Arm, done: Sequence[RunResult]) -> OptunaSearch:
 def _trial(
     config: dict[str, Any], arm: Arm, split: Split, plan: Search, seed: int, context: Context, machine: loop.Machine
 ) -> None:
-    """One trial, in a worker: reports the best epoch so far after every epoch."""
+    """One trial, in a worker: after every epoch reports the one that would be kept."""
     loop.resolve_threads(machine.threads)
 
     def report(epoch: Epoch) -> None:
         tune.report(
             {
-                "macro_recall": float(macro_recall(epoch.best_confusion)),
-                "confusion": epoch.best_confusion.tolist(),
+                "macro_recall": float(macro_recall(epoch.kept_confusion)),
+                "confusion": epoch.kept_confusion.tolist(),
                 "beats": (epoch.number + 1) * len(split.train),
             }
         )

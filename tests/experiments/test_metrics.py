@@ -16,6 +16,7 @@ from experiments.metrics import (
     confusion_matrix,
     is_collapsed,
     macro_recall,
+    macro_recall_error,
     paired_difference,
     recall_per_class,
     scores,
@@ -173,3 +174,12 @@ def test_runs_that_are_not_paired_are_refused(treated, control):
 def test_verdict(low, high, num_pairs, num_pretraining_seeds, words):
     difference = Difference(mean=0.0, low=low, high=high, wins=0, num_pairs=num_pairs, p_value=None)
     assert verdict(difference, num_pretraining_seeds) == words
+
+
+def test_error_of_macro_recall_is_the_spread_of_repeated_draws():
+    support, recall = np.array([40, 15, 0]), np.array([0.8, 0.4, 0.0])
+    hits = (support * recall).astype(int)
+    confusion = np.diag(hits) + np.array([[0, 1, 0], [1, 0, 0], [0, 0, 0]]) * (support - hits)[:, None]
+    draws = np.random.default_rng(3).binomial(support[:2], recall[:2], (20_000, 2)) / support[:2]
+    assert macro_recall_error(confusion) == pytest.approx(draws.mean(1).std(), rel=0.03)
+    assert macro_recall_error([[5, 0], [0, 5]]) == 0

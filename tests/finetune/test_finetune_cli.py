@@ -1,0 +1,184 @@
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import models
+from experiments.results import read
+from models.checkpoint import Checkpoint, load, restore_classifier, save, weights_of
+from models.encoder import EncoderSpec
+from models.heads import Classifier
+
+RunMany = Callable[..., list[tuple[int | str, str, str]]]
+Python = Callable[..., subprocess.CompletedProcess[str]]
+
+STORE_ELSEWHERE = """
+from pathlib import Path
+import finetune.cli
+finetune.cli.STORE = Path({store!r})
+"""
+INTERRUPTED_HALF_WAY = """
+import os, signal
+from finetune.train import FineTuning
+
+before_step = FineTuning.before_step
+pending = [1]
+
+def interrupted(self, progress):
+    if progress >= 0.5 and pending:
+        pending.pop()
+        os.kill(os.getpid(), signal.SIGINT)
+    before_step(self, progress)
+
+FineTuning.before_step = interrupted
+"""
+
+
+def save_encoder(path: Path, **spec: int) -> None:
+    encoder = models.build(EncoderSpec(name="resnet1d", options={"width": 4, "kernel": 3}, **spec))
+    save(path, make_checkpoint(encoder.spec, encoder))
+
+
+def make_checkpoint(spec: EncoderSpec, module: torch.nn.Module, head: str | None = None) -> Checkpoint:
+    return Checkpoint(
+        spec=spec,
+        weights=weights_of(module),
+        task="masked",
+        source="synthetic ptb",
+        fingerprint="f",
+        preprocessing={},
+        seed=0,
+        head=head,
+        classes=("N", "S", "V", "F", "Q") if head else (),
+    )
+
+
+def test_a_run_from_scratch_writes_a_classifier_a_report_and_two_results(tmp_path: Path, run_many: RunMany) -> None:
+    out, report, store = tmp_path / "classifier.pt", tmp_path / "report.json", tmp_path / "results.jsonl"
+    flags = "train --encoder scratch --data synthetic-arrhythmia --epochs 1 --batch-size 1000 --tracking none"
+    args = f"{flags} --threads 1 --out {out} --json {report}".split()
+    ((code, stdout, stderr),) = run_many("finetune", [args], STORE_ELSEWHERE.format(store=str(store)))
+    assert (code, stderr) == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["classifier.pt", "report.json", "results.jsonl"]
+    said = json.loads(report.read_text())
+    checkpoint = load(out)
+    model = restore_classifier(checkpoint, "classifier.pt")
+    assert model(torch.rand(2, 1, 187)).shape == (2, 5)
+    assert (checkpoint.head, checkpoint.classes) == ("linear", ("N", "S", "V", "F", "Q"))
+    assert [result.to_json() for result in read(store)] == [said["validation"], said["test"]]
+    assert (said["test"]["part"], said["test"]["arm"], said["test"]["badge"]) == ("test", "scratch", "beat-random")
+    assert (said["file"], sum(map(sum, said["test"]["confusion"]))) == (str(out), 5000)
+    assert "leakage beat-random" in stdout and str(out) in stdout and "macro recall" in stdout
+
+
+def test_interrupted_and_resumed_equals_a_run_left_alone(
+    small_data_dir: Path, tmp_path: Path, python: Python, run_many: RunMany
+) -> None:
+    encoder, store = tmp_path / "encoder.pt", STORE_ELSEWHERE.format(store=str(tmp_path / "results.jsonl"))
+    save_encoder(encoder)
+    shared = "train --schedule gradual --epochs 4 --batch-size 60 --threads 1 --device cpu --tracking none"
+    flags = f"{shared} --encoder {encoder} --data-dir {small_data_dir}".split()
+    run = f"{store}{INTERRUPTED_HALF_WAY}\nfrom experiments import cli\ncli.main('finetune', finetune.cli.COMMANDS)"
+    interrupted = python("-c", run, *flags, "--out", tmp_path / "a.pt")
+    assert (interrupted.returncode, interrupted.stderr) == (130, "interrupted\n")
+    assert (tmp_path / "a.pt.partial").exists() and not (tmp_path / "a.pt").exists()
+    json_a, json_b = tmp_path / "a.json", tmp_path / "b.json"
+    resumed, alone = run_many(
+        "finetune",
+        [
+            [*flags, "--out", tmp_path / "a.pt", "--resume", "--json", json_a],
+            [*flags, "--out", tmp_path / "b.pt", "--json", json_b],
+        ],
+        store,
+    )
+    assert (resumed[0], alone[0]) == (0, 0), resumed[2] + alone[2]
+    assert "continuing from step" in resumed[1] and "continuing" not in alone[1]
+    one, other = json.loads(json_a.read_text()), json.loads(json_b.read_text())
+    for part in ("validation", "test"):
+        assert one[part]["confusion"] == other[part]["confusion"]
+    assert load(tmp_path / "a.pt").weights_hash == load(tmp_path / "b.pt").weights_hash
+    assert not (tmp_path / "a.pt.partial").exists()
+
+
+TRAIN = "train --encoder {root}/encoder.pt --data-dir {beats} --epochs 1 --tracking none --out {root}/out/{case}.pt"
+TUNE = "tune --encoder {root}/encoder.pt --data-dir {beats} --tracking none --out {root}/out/{case}.pt"
+BAD_INPUTS: dict[str, tuple[str, list[str]]] = {
+    "no-command": ("", ["train", "tune"]),
+    "unknown-command": ("cook", ["train", "tune"]),
+    "no-encoder": ("train", ["--encoder"]),
+    "missing": (f"{TRAIN} --encoder {{root}}/absent.pt", ["{root}/absent.pt does not exist"]),
+    "folder": (f"{TRAIN} --encoder {{root}}", ["{root} is a folder"]),
+    "damaged": (f"{TRAIN} --encoder {{root}}/damaged.pt", ["{root}/damaged.pt is damaged"]),
+    "truncated": (f"{TRAIN} --encoder {{root}}/truncated.pt", ["{root}/truncated.pt does not end in a SHA-256"]),
+    "classifier": (f"{TRAIN} --encoder {{root}}/classifier.pt", ["{root}/classifier.pt is a whole classifier"]),
+    "two-leads": (f"{TRAIN} --encoder {{root}}/two-leads.pt", ["two-leads.pt", "lead"]),
+    "other-length": (f"{TRAIN} --encoder {{root}}/other-length.pt", ["other-length.pt", "110", "187"]),
+    "arch": (f"{TRAIN} --encoder scratch --arch alexnet", ["alexnet", "resnet1d, transformer1d"]),
+    "schedule": (f"{TRAIN} --schedule melt", ["melt", "frozen, full, gradual, lp_ft"]),
+    "head": (f"{TRAIN} --head hydra", ["hydra", "linear, mlp, attention"]),
+    "balance": (f"{TRAIN} --balance luck", ["luck", "none, class_weight, smote"]),
+    "protocol": (f"{TRAIN} --protocol none", ["--protocol", "beat-random", "ds1-ds2", "patient"]),
+    "protocol-of-other-data": (f"{TRAIN} --data ptb --protocol patient", ["ptb", "beat-random", "patient"]),
+    "data": (f"{TRAIN} --data mnist", ["mnist", "arrhythmia"]),
+    "no-data": (f"{TRAIN} --data-dir {{root}}", ["{root}/heart_big_train.parq is missing"]),
+    "epochs": (f"{TRAIN} --epochs 0", ["--epochs 0"]),
+    "batch-size": (f"{TRAIN} --batch-size 0", ["--batch-size 0"]),
+    "lr": (f"{TRAIN} --lr -1", ["lr -1"]),
+    "ratio": (f"{TRAIN} --ratio -1", ["ratio -1"]),
+    "weight-decay": (f"{TRAIN} --weight-decay -1", ["weight-decay -1"]),
+    "threads": (f"{TRAIN} --threads 0", ["--threads 0"]),
+    "device": (f"{TRAIN} --device tpu", ["tpu", "auto, cpu, cuda"]),
+    "out-is-a-folder": (f"{TRAIN} --out {{root}}", ["{root} is a folder"]),
+    "nothing-to-resume": (f"{TRAIN} --resume", ["nothing to resume"]),
+    "tune-budget": (f"{TUNE} --budget soon", ["--budget soon", "10m"]),
+    "tune-budget-0": (f"{TUNE} --budget 0m", ["--budget 0m", "10m"]),
+    "tune-trials": (f"{TUNE} --trials 0", ["--trials 0"]),
+    "tune-seeds": (f"{TUNE} --seeds -1", ["--seeds -1"]),
+    "tune-scratch": (f"{TUNE} --encoder scratch", ["scratch", "checkpoint"]),
+    "tune-missing": (f"{TUNE} --encoder {{root}}/absent.pt", ["{root}/absent.pt does not exist"]),
+    "tune-classifier": (f"{TUNE} --encoder {{root}}/classifier.pt", ["{root}/classifier.pt is a whole classifier"]),
+    "tune-out": (f"{TUNE} --out {{root}}", ["{root} is a folder"]),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(
+    small_data_dir: Path, tmp_path_factory: pytest.TempPathFactory, run_many: RunMany
+) -> tuple[Path, dict[str, tuple[int | str, str, str]]]:
+    """Folder of the checkpoints and of what was written, and what the program said to each bad input."""
+    root = tmp_path_factory.mktemp("refusals")
+    save_encoder(root / "encoder.pt")
+    whole = bytearray((root / "encoder.pt").read_bytes())
+    (root / "truncated.pt").write_bytes(whole[: len(whole) // 2])
+    whole[len(whole) // 2] ^= 1
+    (root / "damaged.pt").write_bytes(whole)
+    save_encoder(root / "two-leads.pt", num_leads=2)
+    short = models.build(EncoderSpec(name="transformer1d", num_samples=110, options={"dim": 16, "depth": 1}))
+    save(root / "other-length.pt", make_checkpoint(short.spec, short))
+    classifier = Classifier(models.build(EncoderSpec(name="resnet1d", options={"width": 2})), "linear", 5)
+    save(root / "classifier.pt", make_checkpoint(classifier.encoder.spec, classifier, "linear"))
+    cases = [args.format(root=root, beats=small_data_dir, case=case).split() for case, (args, _) in BAD_INPUTS.items()]
+    store = STORE_ELSEWHERE.format(store=str(root / "out" / "results.jsonl"))
+    return root, dict(zip(BAD_INPUTS, run_many("finetune", cases, store), strict=True))
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_a_bad_input_is_one_line_and_writes_nothing(
+    case: str, refusals: tuple[Path, dict[str, tuple[int | str, str, str]]]
+) -> None:
+    root, answers = refusals
+    code, stdout, stderr = answers[case]
+    assert (code, stdout.strip()) == (2, ""), stderr
+    assert stderr.startswith("error: ") and stderr.count("\n") == 1
+    assert [part for part in BAD_INPUTS[case][1] if part.format(root=root) not in stderr] == []
+    assert list(root.glob(f"out/{case}.pt*")) == []
+
+
+def test_one_mistake_in_a_process_of_its_own(tmp_path: Path, python: Python) -> None:
+    missing = tmp_path / "absent.pt"
+    done = python("-m", "finetune", "train", "--encoder", missing, "--tracking", "none", "--out", tmp_path / "a.pt")
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {missing} does not exist\n")
+    assert list(tmp_path.iterdir()) == []
