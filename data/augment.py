@@ -51,7 +51,7 @@ def shift(signal: Tensor, valid_length: Tensor) -> Tensor:
     """Move each beat by at most 3 samples (24 ms); the first sample stands in for what is moved in."""
     offset = torch.randint(-3, 4, (len(signal), 1), device=signal.device)
     time = torch.arange(signal.shape[-1], device=signal.device) - offset
-    last = valid_length[:, None] - 1
+    last = (valid_length[:, None] - 1).clamp(min=0)
     source = time.clamp(min=0).minimum(last)
     return signal.gather(-1, source[:, None].expand_as(signal))
 

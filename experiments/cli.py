@@ -77,6 +77,8 @@ def main(prog: str, commands: Commands, args: Sequence[str] | None = None) -> No
     """Parse the flags, run the command, exit: 0 done, 2 the user's mistake (one line on stderr), 130 interrupted."""
     command = _parse(f"python -m {prog}", commands, args)
     try:
+        if isinstance(command, Report) and command.json is not None:
+            writable(command.json, "--json")
         command.run()
     except (ValueError, OSError) as error:
         if os.environ.get("HEART_TRACEBACK"):
@@ -99,17 +101,17 @@ def at_least_one(**flags: int) -> None:
             raise ValueError(f"--{name.replace('_', '-')} {value}: at least 1 is needed")
 
 
-def writable(path: Path) -> None:
+def writable(path: Path, flag: str = "--out") -> None:
     """Find out before the work starts, not after, whether its result can be written.
 
     Raises:
         ValueError: a folder, or a place where no file can be made.
     """
     if path.is_dir():
-        raise ValueError(f"--out {path} is a folder; a file is needed")
+        raise ValueError(f"{flag} {path} is a folder; a file is needed")
     folder = next(parent for parent in path.resolve().parents if parent.exists())
     if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise ValueError(f"--out {path}: {folder} cannot be written to")
+        raise ValueError(f"{flag} {path}: {folder} cannot be written to")
 
 
 def continuing(prog: str) -> str:

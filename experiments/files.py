@@ -9,6 +9,7 @@ import json
 import os
 import pickle
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -79,7 +80,9 @@ def load_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:
 
     sealed = _unseal(path)
     try:
-        content = torch.load(io.BytesIO(sealed), weights_only=True, map_location=device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(io.BytesIO(sealed), weights_only=True, map_location=device)
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} holds something other than tensors and plain values; not loaded") from error
     if not isinstance(content, dict):

@@ -87,8 +87,13 @@ class Settings:
     seed: int
     machine: Machine
     clip_norm: float = 1.0
-    identity: str = ""
+    identity: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     """Whatever else must be equal to resume: task, data fingerprint, architecture, rates …"""
+
+    def compared(self) -> dict[str, Any]:
+        """By name, what a run and its resumption have in common."""
+        own = {"epochs": self.num_epochs, "seed": self.seed, "clip_norm": self.clip_norm}
+        return {**own, **asdict(self.machine), **self.identity}
 
 
 @dataclass(kw_only=True)
@@ -250,7 +255,7 @@ class Clock:
 
 def _save(trainee: Trainee, settings: Settings, history: History, path: Path) -> None:
     state = {
-        "settings": asdict(settings),
+        "settings": settings.compared(),
         "history": asdict(history),
         "module": trainee.module.state_dict(),
         "optimizer": trainee.optimizer.state_dict(),
@@ -263,10 +268,10 @@ def _restore(trainee: Trainee, settings: Settings, path: Path) -> History:
     if not path.exists():
         return History()
     state = load_tensors(path, settings.machine.device)
-    differing = [name for name, value in asdict(settings).items() if state["settings"].get(name) != value]
-    if differing:
-        was, now = state["settings"].get(differing[0]), asdict(settings)[differing[0]]
-        raise ValueError(f"{path} was made with other settings: {differing[0]} was {was}, is {now}")
+    for name, now in settings.compared().items():
+        was = state["settings"].get(name)
+        if was != now:
+            raise ValueError(f"{path} was made with other settings: {name} was {was}, is {now}")
     trainee.module.load_state_dict(state["module"])
     trainee.optimizer.load_state_dict(state["optimizer"])
     trainee.restore(state["trainee"])

@@ -43,7 +43,7 @@ def sparkline(values: Sequence[float], width: int = 24) -> str:
 
 def duration(seconds: float) -> str:
     """4.2 s, 3 min 05 s, 2 h 10 min."""
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
@@ -98,7 +98,8 @@ class ProgressLine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.bar.stop()
+        if self.bar.console.is_terminal:
+            self.bar.stop()
 
     def resumed(self, step: int, total_steps: int) -> None:
         self.bar.console.print(f"{self.title}: continuing from step {step} of {total_steps}", highlight=False)

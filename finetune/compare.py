@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isnan
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,9 @@ class Row:
     source: str | None
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """JSON has no NaN: the recall of a class that the test part lacks becomes null."""
+        recall = {name: None if isnan(value) else value for name, value in self.recall.items()}
+        return asdict(self) | {"recall": recall}
 
 
 def compare(results: Sequence[RunResult], majority: np.ndarray) -> list[Row]:

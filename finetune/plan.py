@@ -92,7 +92,7 @@ def plan_search(budget_s: float, work: Work, num_arms: int, num_trials: int | No
     if num_trials:
         return _search(beats, work, num_trials)
     plans = [(_search(beats, work, number), least) for number, least in TRIALS.items()]
-    return next(plan for plan, least in plans if plan.num_beats >= least)
+    return next(plan for plan, least in plans if plan.num_beats >= min(least, work.num_train))
 
 
 def _search(beats: float, work: Work, num_trials: int) -> Search:
@@ -112,7 +112,7 @@ def plan_finals(left_s: float, work: Work, num_arms: int, num_seeds: int | None 
     beats = working_s(left_s, 1) * (1 - RESERVE) * work.beats_per_s * work.num_workers / arms
     epoch = work.num_train + work.num_validation * VALIDATION_COST
     seeds = num_seeds or min(MAX_SEEDS, max(MIN_SEEDS, int(beats / epoch / ENOUGH_EPOCHS)))
-    num_epochs = min(MAX_EPOCHS, int(beats / epoch / seeds))
+    num_epochs = max(0, min(MAX_EPOCHS, int(beats / epoch / seeds)))
     if num_epochs:
         return Finals(num_seeds=seeds, num_epochs=num_epochs, num_beats=work.num_train)
     num_beats = max(SMALLEST_TRAIN, int(beats / seeds - work.num_validation * VALIDATION_COST))

@@ -24,10 +24,10 @@ from experiments.results import Part, RunResult, versions
 from finetune import schedules
 from models.checkpoint import Checkpoint, attach, weights_of
 from models.encoder import EncoderSpec
-from models.heads import HEADS, Classifier
+from models.heads import HEAD, HEADS, Classifier
 from models.inference import apply
 from models.losses import weighted_cross_entropy
-from models.params import HEAD, count_parameters, make_optimizer, set_rates, stage_names
+from models.params import count_parameters, make_optimizer, set_rates
 
 AUGMENTED_BY = ("amplitude", "noise", "shift")
 
@@ -58,8 +58,11 @@ class Recipe:
         for what, name, choices in (("balance", self.balance, BALANCES), ("head", self.head, HEADS)):
             if name not in choices:
                 raise ValueError(f"unknown {what} {name!r}; choose from {', '.join(choices)}")
-        if not (0 < self.lr < 1 and 0 < self.ratio <= 1):
-            raise ValueError(f"lr {self.lr} must lie between 0 and 1, and ratio {self.ratio} above 0 and at most 1")
+        if not (0 < self.lr < 1 and 0 < self.ratio <= 1 and self.weight_decay >= 0):
+            raise ValueError(
+                f"lr {self.lr} must lie between 0 and 1, ratio {self.ratio} above 0 and at most 1, "
+                f"weight decay {self.weight_decay} not below 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,18 @@ class Arm:
     @property
     def encoder_hash(self) -> str | None:
         return None if self.checkpoint is None else self.checkpoint.weights_hash
+
+    def check(self, beats: Beats) -> None:
+        """
+        Raises:
+            ValueError: the encoder takes beats of another shape.
+        """
+        takes, given = (self.spec.num_leads, self.spec.num_samples), tuple(beats.signal.shape[1:])
+        if takes != given:
+            raise ValueError(
+                f"{self.origin or self.spec.name} takes beats of {takes[0]} leads and {takes[1]} samples; "
+                f"{beats.source} has {given[0]} and {given[1]}"
+            )
 
     def build(self, head: str, num_classes: int, seed: int) -> Classifier:
         """The same seed gives every arm the same head, whatever its encoder."""
@@ -119,10 +134,10 @@ class FineTuning:
         self.class_weights = None if balanced.class_weights is None else balanced.class_weights.to(device)
         self.validation = split.validation
         self.optimizer = make_optimizer(model, recipe.weight_decay)
-        self.stages = stage_names(model)[:-1]
+        self.stages = tuple(model.encoder.stages)
         self.kept: dict[str, Tensor] = {}
         self.kept_confusion = np.zeros((0, 0), np.int64)
-        self.best_recall = 0.0
+        self.best_recall = self.best_error = 0.0
         self.curve: list[dict[str, float]] = []
 
     def batches(self, epoch: int) -> Sequence[Tensor]:
@@ -144,9 +159,10 @@ class FineTuning:
         confusion = evaluate(self.module, self.validation)
         metrics = {"loss": loss, **scores(confusion)}
         self.curve.append(metrics)
-        if metrics["macro_recall"] >= self.best_recall - macro_recall_error(confusion):
+        if metrics["macro_recall"] >= self.best_recall:
+            self.best_recall, self.best_error = metrics["macro_recall"], float(macro_recall_error(confusion))
+        if metrics["macro_recall"] >= self.best_recall - self.best_error:
             self.kept, self.kept_confusion = copy.deepcopy(self.module.state_dict()), confusion
-        self.best_recall = max(self.best_recall, metrics["macro_recall"])
         self.on_epoch(Epoch(epoch, metrics, self.kept_confusion))
         return False
 
@@ -155,11 +171,13 @@ class FineTuning:
             "kept": self.kept,
             "kept_confusion": self.kept_confusion.tolist(),
             "best_recall": self.best_recall,
+            "best_error": self.best_error,
             "curve": self.curve,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.kept, self.best_recall, self.curve = state["kept"], state["best_recall"], list(state["curve"])
+        self.kept, self.curve = state["kept"], list(state["curve"])
+        self.best_recall, self.best_error = state["best_recall"], state["best_error"]
         self.kept_confusion = np.array(state["kept_confusion"], np.int64)
 
 
@@ -233,13 +251,19 @@ def train(
         ValueError: a recipe, a checkpoint or a state that does not fit; a loss that is not finite.
     """
     recipe.check()
+    arm.check(split.train)
     model = arm.build(recipe.head, split.train.num_classes, seed)
     tuning = FineTuning(model, split, recipe, seed, machine.device, on_epoch)
     settings = loop.Settings(
         num_epochs=recipe.epochs,
         seed=seed,
         machine=machine,
-        identity=f"{recipe} {arm.spec} {arm.encoder_hash} {split.train.fingerprint}",
+        identity={
+            **asdict(recipe),
+            "arch": str(arm.spec),
+            "encoder": arm.encoder_hash or "scratch",
+            "data": split.train.fingerprint,
+        },
     )
     history = loop.run(tuning, settings, state_file=state_file, resume=resume, listener=listener)
     model.load_state_dict(tuning.kept)

@@ -83,8 +83,10 @@ def load(path: Path) -> Checkpoint:
     try:
         content["spec"] = EncoderSpec(**content["spec"])
         content["classes"] = tuple(content["classes"])
+        if not all(isinstance(tensor, Tensor) for tensor in content["weights"].values()):
+            raise TypeError("its weights are not tensors")
         return Checkpoint(**content)
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not a checkpoint of format {FORMAT}: {error}") from error
 
 
@@ -115,11 +117,11 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor], origin: str) 
     reshaped = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
     if missing or extra or reshaped:
         problems = [
-            f"{len(names)} {kind} ({names[0]}, …)"
+            f"{kind}: {', '.join(names)}"
             for kind, names in (("missing", missing), ("extra", extra), ("of another shape", sorted(reshaped)))
             if names
         ]
-        raise ValueError(f"{origin} does not fit the model: tensors {', '.join(problems)}")
+        raise ValueError(f"{origin} does not fit the model: {'; '.join(problems)}")
     module.load_state_dict(weights)
     parameters = dict(module.named_parameters())
     loaded = sum(parameters[name].numel() for name in weights if name in parameters)

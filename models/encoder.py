@@ -30,6 +30,9 @@ class EncoderSpec:
         """
         if unknown := sorted(set(self.options) - set(defaults)):
             raise ValueError(f"{self.name} has no option {unknown[0]!r}; choose from {', '.join(defaults)}")
+        for name, value in self.options.items():
+            if type(value) is not type(defaults[name]) or value < 1:  # pyright: ignore[reportOperatorIssue]
+                raise ValueError(f"{self.name}: option {name} is {value!r}; a positive {type(defaults[name]).__name__}")
         return {**defaults, **self.options}
 
 

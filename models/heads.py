@@ -1,7 +1,7 @@
 """Heads by name, and the classifier that joins an encoder and a head."""
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Self
 
 import torch
 from einops import einsum, rearrange
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from models.encoder import Encoder
 
-HeadName = Literal["linear", "mlp", "attention"]
+HEAD = "head"
+"""The name of a classifier's last stage."""
 
 
 class LinearHead(nn.Module):
@@ -57,7 +58,6 @@ HEADS: dict[str, Callable[[int, int], nn.Module]] = {
     "mlp": MlpHead,
     "attention": AttentionHead,
 }
-assert tuple(HEADS) == get_args(HeadName)
 
 
 class Classifier(nn.Module):
@@ -68,7 +68,20 @@ class Classifier(nn.Module):
         if head not in HEADS:
             raise ValueError(f"unknown head {head!r}; choose from {', '.join(HEADS)}")
         self.encoder = encoder
+        self.frozen: frozenset[str] = frozenset()
         self.head = HEADS[head](encoder.dim, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.encoder.tokens(x))
+
+    @property
+    def stages(self) -> dict[str, nn.Module]:
+        """The encoder's stages from input to output, then the head."""
+        return {**self.encoder.stages, HEAD: self.head}
+
+    def train(self, mode: bool = True) -> Self:
+        """The stages in `frozen` stay in eval mode: BatchNorm's running statistics stand still in them."""
+        super().train(mode)
+        for stage in self.frozen:
+            self.stages[stage].eval()
+        return self

@@ -10,9 +10,8 @@ from typing import Any
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
-from models.heads import Classifier
+from models.heads import HEAD, Classifier
 
-HEAD = "head"
 NORMALISATIONS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 Rates = Mapping[str, float | None]
@@ -60,11 +59,6 @@ def kind_of(owner: nn.Module, name: str) -> str:
     return "bias" if name == "bias" else "weight"
 
 
-def stage_names(model: Classifier) -> tuple[str, ...]:
-    """The encoder's stages from input to output, then the head."""
-    return (*model.encoder.stages, HEAD)
-
-
 def make_optimizer(model: Classifier, weight_decay: float) -> AdamW:
     """Fused AdamW over `parameter_groups`, every rate zero until `set_rates` is called."""
     return AdamW(parameter_groups(model, weight_decay), lr=0.0, fused=True)
@@ -79,8 +73,8 @@ def set_rates(model: Classifier, optimizer: Optimizer, rates: Rates) -> None:
     Raises:
         ValueError: `rates` names a stage that the model lacks, or lacks one that it has.
     """
-    if set(rates) != set(stage_names(model)):
-        raise ValueError(f"rates for stages {sorted(rates)}, but the model has {sorted(stage_names(model))}")
+    if set(rates) != set(model.stages):
+        raise ValueError(f"rates for stages {sorted(rates)}, but the model has {sorted(model.stages)}")
     for group in optimizer.param_groups:
         rate = rates[group["stage"]]
         group["lr"] = rate or 0.0
@@ -89,5 +83,5 @@ def set_rates(model: Classifier, optimizer: Optimizer, rates: Rates) -> None:
             if rate is None:
                 parameter.grad = None
                 optimizer.state.pop(parameter, None)
-    for stage, part in (*model.encoder.stages.items(), (HEAD, model.head)):
-        part.train(rates[stage] is not None)
+    model.frozen = frozenset(stage for stage, rate in rates.items() if rate is None)
+    model.train()

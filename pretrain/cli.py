@@ -24,7 +24,7 @@ class Pretrain(cli.RunFlags):
     """Source of the beats: ptb or synthetic-ptb."""
     arch: str = DEFAULT_ARCH
     """Architecture: resnet1d or transformer1d."""
-    epochs: int = 60
+    epochs: int = 80
     """Passes over the source's training beats."""
     batch_size: int = 256
     """Beats a step."""
@@ -79,6 +79,10 @@ class Pretrain(cli.RunFlags):
         cli.at_least_one(epochs=self.epochs, batch_size=self.batch_size)
         if not 0 < self.lr < 1:
             raise ValueError(f"--lr {self.lr}: a number between 0 and 1 is needed")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"--weight-decay {self.weight_decay}: 0 or more is needed")
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"--mask-ratio {self.mask_ratio}: a number between 0 and 1 is needed")
         cli.writable(self.out_file)
 
 

@@ -26,7 +26,7 @@ class Contrastive(PretrainTask):
 
     def loss(self, batch: Batch) -> Tensor:
         views = torch.cat([augment(batch.signal, batch.valid_length) for _ in range(2)])
-        return nt_xent(self.project(self.encoder(views)).float(), self.temperature)
+        return nt_xent(self.project(self.encoder(views)), self.temperature)
 
 
 def nt_xent(projection_VD: Tensor, temperature: float) -> Tensor:
@@ -40,8 +40,10 @@ def nt_xent(projection_VD: Tensor, temperature: float) -> Tensor:
     num_views = len(projection_VD)
     if num_views < 4:
         raise ValueError(f"NT-Xent needs at least 2 beats in a batch for negatives, not {num_views // 2}")
-    unit = functional.normalize(projection_VD, dim=1)
-    similarity_VV = unit @ unit.T / temperature
+    with torch.autocast(projection_VD.device.type, enabled=False):
+        precise = projection_VD.to(torch.promote_types(projection_VD.dtype, torch.float32))
+        unit = functional.normalize(precise, dim=1)
+        similarity_VV = unit @ unit.T / temperature
     similarity_VV.fill_diagonal_(-torch.inf)
     partner = torch.arange(num_views, device=unit.device).roll(num_views // 2)
     return functional.cross_entropy(similarity_VV, partner)

@@ -120,7 +120,7 @@ def pretrain_encoder(flags: Pretrain) -> Outcome:
         num_epochs=flags.epochs,
         seed=flags.seed,
         machine=machine,
-        identity=f"{flags.settings()} {encoder.spec} {beats.fingerprint}",
+        identity={**flags.settings(), "source": beats.fingerprint},
     )
     probe = Probe(flags)
     untrained = probe.recall(encoder)

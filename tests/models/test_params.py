@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 import models
 from models.encoder import EncoderSpec
 from models.heads import HEADS, Classifier
-from models.params import HEAD, decay_groups, make_optimizer, parameter_groups, set_rates, stage_names
+from models.params import HEAD, decay_groups, make_optimizer, parameter_groups, set_rates
 
 SMALL: dict[str, dict[str, bool | int | float | str]] = {
     "resnet1d": {"width": 4, "kernel": 3},
@@ -45,7 +45,7 @@ def unchanged(part: nn.Module, before: dict[str, Tensor]) -> bool:
 
 
 def freeze_first(model: Classifier, number: int, rate: float = 0.01) -> dict[str, float | None]:
-    return {stage: None if place < number else rate for place, stage in enumerate(stage_names(model))}
+    return {stage: None if place < number else rate for place, stage in enumerate(model.stages)}
 
 
 def test_every_encoder_is_frozen_at_every_boundary() -> None:
@@ -61,7 +61,7 @@ def test_groups_cover_every_parameter_once_and_only_weights_decay(encoder: str, 
     grouped = [id(parameter) for group in groups for parameter in group["params"]]
     assert sorted(grouped) == sorted(names)
     assert len({(group["stage"], group["kind"]) for group in groups}) == len(groups)
-    assert {group["stage"] for group in groups} == set(stage_names(model))
+    assert {group["stage"] for group in groups} == set(model.stages)
     for group in groups:
         owner = {id(parameter) for parameter in parts(model)[group["stage"]].parameters()}
         assert {id(parameter) for parameter in group["params"]} <= owner
@@ -143,7 +143,7 @@ def test_each_stage_learns_at_its_own_rate() -> None:
     model = classifier("resnet1d")
     optimizer = make_optimizer(model, DECAY)
     assert {group["lr"] for group in optimizer.param_groups} == {0.0}
-    rates = {stage: 0.001 * number for number, stage in enumerate(stage_names(model), start=1)}
+    rates = {stage: 0.001 * number for number, stage in enumerate(model.stages, start=1)}
     set_rates(model, optimizer, rates)
     assert all(group["lr"] == rates[group["stage"]] for group in optimizer.param_groups)
 
