@@ -68,7 +68,7 @@ def set_rates(model: Classifier, optimizer: Optimizer, rates: Rates) -> None:
     """Write each stage's learning rate into its groups; freeze the stages whose rate is None.
 
     A frozen stage takes no gradient, no weight decay and no optimizer state, and its modules are in eval mode:
-    BatchNorm's running statistics stand still too. Every other stage is put in train mode.
+    BatchNorm's running statistics stand still too.
 
     Raises:
         ValueError: `rates` names a stage that the model lacks, or lacks one that it has.
@@ -76,12 +76,19 @@ def set_rates(model: Classifier, optimizer: Optimizer, rates: Rates) -> None:
     if set(rates) != set(model.stages):
         raise ValueError(f"rates for stages {sorted(rates)}, but the model has {sorted(model.stages)}")
     for group in optimizer.param_groups:
-        rate = rates[group["stage"]]
-        group["lr"] = rate or 0.0
+        group["lr"] = rates[group["stage"]] or 0.0
+    frozen = frozenset(stage for stage, rate in rates.items() if rate is None)
+    if frozen != model.frozen:
+        _freeze(model, optimizer, frozen)
+
+
+def _freeze(model: Classifier, optimizer: Optimizer, frozen: frozenset[str]) -> None:
+    """Freeze these stages and thaw all others."""
+    for group in optimizer.param_groups:
         for parameter in group["params"]:
-            parameter.requires_grad_(rate is not None)
-            if rate is None:
+            parameter.requires_grad_(group["stage"] not in frozen)
+            if group["stage"] in frozen:
                 parameter.grad = None
                 optimizer.state.pop(parameter, None)
-    model.frozen = frozenset(stage for stage, rate in rates.items() if rate is None)
+    model.frozen = frozen
     model.train()
