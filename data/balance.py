@@ -11,7 +11,7 @@ from torch import Tensor
 from data.beats import Beats, derive, measure_length, scale_and_pad
 
 NUM_NEIGHBOURS = 5
-WEIGHT_POWER = 0.75
+WEIGHT_POWER = 0.6
 """Of `class_weight`: between the square root, which costs recall, and full weights, which cost precision."""
 
 

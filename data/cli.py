@@ -163,8 +163,9 @@ def _describe_beats(part: str, beats: Beats) -> dict[str, Any]:
 
 
 def _print_list(title: str, rows: Sequence[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from experiments.tables import console
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in ("name", "file", "state", "beats", "classes"):
@@ -172,13 +173,14 @@ def _print_list(title: str, rows: Sequence[dict[str, Any]]) -> None:
     for row in rows:
         beats = "" if row["beats"] is None else f"{row['beats']:,}"
         table.add_row(row["name"], Path(row["file"]).name, row["state"], beats, " ".join(row["classes"]))
-    Console().print(table)
+    console().print(table)
 
 
 def _print_check(title: str, rows: Sequence[dict[str, Any]]) -> None:
     """One column for each part; the counts of a class stand under one another."""
-    from rich.console import Console
     from rich.table import Table
+
+    from experiments.tables import console
 
     table = Table("", title=title, title_justify="left", box=None)
     for row in rows:
@@ -192,4 +194,4 @@ def _print_check(title: str, rows: Sequence[dict[str, Any]]) -> None:
         table.add_row(f"{which} beat", *(f"{row['length_s'][which]:.2f} s" for row in rows))
     table.add_row("samples", *(f"{row['num_samples']} at {row['rate_hz']:g} Hz" for row in rows))
     table.add_row("fingerprint", *(f"{row['fingerprint'][:12]}…" for row in rows))
-    Console().print(table)
+    console().print(table)

@@ -19,6 +19,8 @@ import tyro
 from experiments.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
+RUNS = ROOT / "experiments" / "runs"
+"""Where studies and the results store live."""
 
 Protocols = Literal["beat-random", "ds1-ds2", "patient"]
 Precision = Literal["auto", "bf16", "fp32"]

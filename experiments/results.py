@@ -12,10 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from experiments.cli import ROOT, RUNS
+
 Scalar = str | int | float | bool | None
 Part = Literal["validation", "test"]
 
-ROOT = Path(__file__).resolve().parent.parent
+STORE = RUNS / "results.jsonl"
 PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "imbalanced-learn", "polars", "ray", "optuna", "mlflow")
 
 

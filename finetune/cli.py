@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import tyro
+
 from experiments import cli
+from finetune.recipe import Recipe
 
 if TYPE_CHECKING:
     from data.split import Split
     from experiments.results import RunResult
-    from finetune.train import Arm, Context, Recipe
+    from finetune.train import Arm, Context
 
 SCRATCH = "scratch"
-RUNS = cli.ROOT / "experiments" / "runs"
-STORE = RUNS / "results.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,36 +65,13 @@ class FineTuneFlags(cli.RunFlags):
 class Train(FineTuneFlags):
     """One run: fine-tune a checkpoint, or train from scratch, and look at the test part once."""
 
-    schedule: str = "full"
-    """Freezing: frozen, full, gradual (unfreeze from the output down) or lp_ft (linear probe, then everything)."""
-    ratio: float = 1.0
-    """Encoder's learning rate over the head's."""
-    lr: float = 3e-3
-    """Highest learning rate of the head: reached after a warm-up, then a cosine."""
-    head: str = "linear"
-    """linear, mlp or attention (pooling)."""
-    balance: str = "class_weight"
-    """Against imbalance, on the training part: none, class_weight or smote."""
-    augment: bool = True
-    """Scale, noise and shift training beats a little, anew at every step."""
-    epochs: int = 20
-    """Passes over the training beats."""
-    batch_size: int = 256
-    """Beats a step."""
-    weight_decay: float = 0.05
-    """AdamW's weight decay, of weights only."""
+    recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
     out: Path | None = None
     """Classifier to write (default: checkpoints/DATA_ARM.pt)."""
 
-    def recipe(self) -> Recipe:
-        from finetune.train import Recipe
-
-        names = "schedule ratio lr head balance augment epochs batch_size weight_decay"
-        return Recipe(**{name: getattr(self, name) for name in names.split()})
-
     def run(self) -> None:
-        cli.at_least_one(epochs=self.epochs, batch_size=self.batch_size)
-        self.recipe().check()
+        cli.at_least_one(epochs=self.recipe.epochs, batch_size=self.recipe.batch_size)
+        self.recipe.check()
         arm = self.arm()
         out = self.out or cli.ROOT / "checkpoints" / f"{self.data}_{arm.name}.pt"
         cli.writable(out)
@@ -111,12 +89,12 @@ class Train(FineTuneFlags):
 
         machine = loop.Machine.resolve(self.device, self.precision, self.threads)
         split = data.load_split(self.data, self.protocol, self.data_folder, self.seed)
-        context, recipe = self.context(split), self.recipe()
+        context, recipe = self.context(split), self.recipe
         with (
             Tracker.open(self.tracking, "finetune").run(
                 f"train {arm.name}", asdict(recipe), {"arm": arm.name, "badge": split.badge}
             ) as tracked,
-            tables.ProgressLine(f"{arm.name} {self.schedule}", self.epochs) as listener,
+            tables.ProgressLine(f"{arm.name} {recipe.schedule}", recipe.epochs) as listener,
         ):
             trained = train(
                 arm,
@@ -135,13 +113,16 @@ class Train(FineTuneFlags):
             tracked.log({f"test_{name}": value for name, value in test.metrics.items()})
         save(out, to_checkpoint(trained, split.train))
         for result in (trained.validation, test):
-            results.append(STORE, result)
+            results.append(results.STORE, result)
         return trained.validation, test
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tune(FineTuneFlags):
-    """Search recipes for transfer and for scratch at equal budgets, then compare the best of each on paired seeds."""
+    """Search recipes for transfer and for scratch at equal budgets, then compare the best of each on paired seeds.
+
+    Trials run side by side, as many as there are threads, on one thread each.
+    """
 
     budget: str = "10m"
     """Time for the whole command, such as 90s, 10m or 2h; trials, epochs and seeds are planned to fit."""
@@ -175,7 +156,7 @@ class Tune(FineTuneFlags):
     @property
     def folder(self) -> Path:
         """Of the study: one for each checkpoint, data set and protocol."""
-        return RUNS / f"tune_{Path(self.encoder).stem}_{self.data}_{self.protocol}"
+        return cli.RUNS / f"tune_{Path(self.encoder).stem}_{self.data}_{self.protocol}"
 
     def settings(self) -> dict[str, int | str | None]:
         """What a resumed study must have in common with the interrupted one."""

@@ -13,17 +13,16 @@ from uuid import uuid4
 from rich.table import Table
 
 import data
-from experiments import loop, tables
+from experiments import loop, results, tables
 from experiments.cli import continuing
 from experiments.files import write_json
 from experiments.results import RunResult
 from experiments.tracking import Tracker
 from finetune import cluster, compare
-from finetune.cli import STORE
 from finetune.plan import Finals, Search, Work, after_search_s, plan_finals, plan_search
+from finetune.recipe import recipe_of
 from finetune.train import Arm
 from models.checkpoint import load, save
-from models.encoder import EncoderSpec
 
 if TYPE_CHECKING:
     from finetune.cli import Tune
@@ -85,7 +84,7 @@ def run_study(flags: Tune, budget: Budget) -> None:
         KeyboardInterrupt: passed on after the table.
     """
     transfer = flags.arm()
-    scratch = Arm(name="scratch", spec=EncoderSpec(name=transfer.spec.name, num_samples=transfer.spec.num_samples))
+    scratch = Arm(name="scratch", spec=transfer.spec)
     split = data.load_split(flags.data, flags.protocol, flags.data_folder, flags.seed)
     notes = Notes(flags)
     num_workers = flags.threads or os.cpu_count() or 1
@@ -107,7 +106,7 @@ def run_study(flags: Tune, budget: Budget) -> None:
             num_workers=num_workers,
             machine=machine,
             folder=flags.folder,
-            store=STORE,
+            store=results.STORE,
             tracked=tracked,
         )
         try:
@@ -211,8 +210,6 @@ def _spending(searched: Sequence[RunResult]) -> list[dict[str, Any]]:
 
 
 def _search_table(searched: Sequence[RunResult]) -> Table:
-    from finetune.tune import describe, recipe_of
-
     table = Table(title="Search: spending, and the best recipe by validation", title_style="bold")
     table.add_column("arm")
     for header in ("trials", "epochs", "beats seen", "worker time", "validation macro recall"):
@@ -227,6 +224,6 @@ def _search_table(searched: Sequence[RunResult]) -> Table:
             f"{spent['beats']:,.0f}",
             tables.duration(spent["seconds"]),
             f"{best.metrics['macro_recall']:.3f}",
-            describe(recipe_of(best)),
+            str(recipe_of(best)),
         )
     return table

@@ -22,47 +22,15 @@ from experiments import loop
 from experiments.metrics import confusion_matrix, macro_recall_error, recall_per_class, scores
 from experiments.results import Part, RunResult, versions
 from finetune import schedules
+from finetune.recipe import Recipe
 from models.checkpoint import Checkpoint, attach, weights_of
 from models.encoder import EncoderSpec
-from models.heads import HEAD, HEADS, Classifier
+from models.heads import HEAD, Classifier
 from models.inference import apply
 from models.losses import weighted_cross_entropy
 from models.params import count_parameters, make_optimizer, set_rates
 
 AUGMENTED_BY = ("amplitude", "noise", "shift")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How to fine-tune: what a search varies, and what it keeps."""
-
-    schedule: str = "full"
-    lr: float = 2e-3
-    """Highest learning rate of the head."""
-    ratio: float = 1.0
-    """Encoder's learning rate over the head's."""
-    head: str = "linear"
-    balance: str = "class_weight"
-    augment: bool = True
-    """Scale, noise and shift training beats a little, anew at every step."""
-    epochs: int = 12
-    batch_size: int = 256
-    weight_decay: float = 0.05
-
-    def check(self) -> None:
-        """
-        Raises:
-            ValueError: an unknown name, or a number out of its range; the message lists the choices.
-        """
-        schedules.scales(self.schedule, 0.0, (), self.ratio)
-        for what, name, choices in (("balance", self.balance, BALANCES), ("head", self.head, HEADS)):
-            if name not in choices:
-                raise ValueError(f"unknown {what} {name!r}; choose from {', '.join(choices)}")
-        if not (0 < self.lr < 1 and 0 < self.ratio <= 1 and self.weight_decay >= 0):
-            raise ValueError(
-                f"lr {self.lr} must lie between 0 and 1, ratio {self.ratio} above 0 and at most 1, "
-                f"weight decay {self.weight_decay} not below 0"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

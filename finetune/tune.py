@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ from experiments.metrics import macro_recall
 from experiments.results import RunResult
 from experiments.tracking import Run
 from finetune.plan import Finals, Search
-from finetune.train import Arm, Context, Epoch, Recipe, evaluate, to_checkpoint, train
+from finetune.recipe import Recipe, recipe_of
+from finetune.train import Arm, Context, Epoch, evaluate, to_checkpoint, train
 from models.checkpoint import Checkpoint, save
 
 SPACE: Mapping[str, Any] = {
@@ -197,7 +198,7 @@ class Recorder(tune.Callback):
         self.best = max(self.best, recall)
         tables.say(
             f"search {self.arm.name} {self.num_done}/{self.plan.num_trials} · macro recall {recall:.3f} "
-            f"(best {self.best:.3f}) · {describe(recipe)} · epoch {cost['epochs']} of {recipe.epochs} · "
+            f"(best {self.best:.3f}) · {recipe} · epoch {cost['epochs']} of {recipe.epochs} · "
             f"{tables.duration(cost['seconds'])}"
         )
 
@@ -271,11 +272,3 @@ def _final(final: Final, shared: tuple[Split, Beats, Context, loop.Machine]) -> 
 
 def model_file(study: Study, arm: str, seed: int) -> Path:
     return study.folder / "models" / f"{arm}_{seed}.pt"
-
-
-def recipe_of(result: RunResult) -> Recipe:
-    return Recipe(**{field.name: result.config[field.name] for field in fields(Recipe)})  # pyright: ignore
-
-
-def describe(recipe: Recipe) -> str:
-    return f"{recipe.schedule}, ratio {recipe.ratio:.2g}, lr {recipe.lr:.2g}, {recipe.head}, {recipe.balance}"

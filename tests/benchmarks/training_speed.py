@@ -17,7 +17,8 @@ from torch.optim import AdamW
 from data.split import Split, stratified
 from data.synthetic import synthetic_arrhythmia
 from experiments import loop
-from finetune.train import Arm, FineTuning, Recipe, ignore
+from finetune.recipe import Recipe
+from finetune.train import Arm, FineTuning, ignore
 from models.encoder import EncoderSpec
 
 BATCH_SIZE = 256

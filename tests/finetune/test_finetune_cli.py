@@ -17,8 +17,8 @@ Python = Callable[..., subprocess.CompletedProcess[str]]
 
 STORE_ELSEWHERE = """
 from pathlib import Path
-import finetune.cli
-finetune.cli.STORE = Path({store!r})
+import experiments.results, finetune.cli
+experiments.results.STORE = Path({store!r})
 """
 INTERRUPTED_HALF_WAY = """
 import os, signal

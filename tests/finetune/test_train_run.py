@@ -16,8 +16,9 @@ from data.beats import Beats
 from data.split import Split
 from data.synthetic import synthetic_arrhythmia
 from experiments.loop import Machine
+from finetune.recipe import Recipe
 from finetune.schedules import SCHEDULES
-from finetune.train import Arm, Context, Epoch, FineTuning, Recipe, Trained, evaluate, to_checkpoint, train
+from finetune.train import Arm, Context, Epoch, FineTuning, Trained, evaluate, to_checkpoint, train
 from models.checkpoint import Checkpoint, load, restore_classifier, save, weights_of
 from models.encoder import EncoderSpec
 from models.heads import HEADS
