@@ -67,6 +67,7 @@ def load_split(name: str, protocol: str, data_dir: Path, seed: int = 0) -> Split
         reason = "" if grouped else ": its beats do not name their patients"
         raise ValueError(f"data set {name} supports protocol {', '.join(supported)}, not {protocol}{reason}")
     if protocol == "beat-random":
+        check_files(name, data_dir)
         train, load_test = load(name, "train", data_dir), partial(load, name, "test", data_dir)
         kept, held_out = stratified(train.labels, VALIDATION, seed)
     else:
@@ -77,8 +78,23 @@ def load_split(name: str, protocol: str, data_dir: Path, seed: int = 0) -> Split
         validation=train.select(held_out),
         load_test=load_test,
         protocol=protocol,
-        badge="unknown" if name in UNKNOWN_PATIENTS else BADGES[protocol],
+        badge="unknown" if name in UNKNOWN_PATIENTS or "unrecognised" in train.source else BADGES[protocol],
     )
+
+
+def check_files(name: str, data_dir: Path) -> None:
+    """See that every file of a data set is there and is no pointer, before hours are spent on one of them.
+
+    Raises:
+        ValueError: one is missing, empty, a folder or a Git LFS pointer.
+    """
+    from data.known import FILES
+
+    if name in FILES:
+        from data.store import check_is_data, find
+
+        for part in PARTS:
+            check_is_data(find(name, part, data_dir))
 
 
 def _check_choice(what: str, value: str, choices: Collection[str]) -> None:

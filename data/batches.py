@@ -8,8 +8,3 @@ def shuffled(num_items: int, batch_size: int, seed: int) -> tuple[Tensor, ...]:
     """One epoch: every index once, in a seeded order, in batches of nearly equal size (never a tiny last one)."""
     order = torch.randperm(num_items, generator=torch.Generator().manual_seed(seed))
     return order.tensor_split(max(1, round(num_items / batch_size)))
-
-
-def in_order(num_items: int, batch_size: int) -> tuple[Tensor, ...]:
-    """Every index once, as it stands, in batches of at most `batch_size`."""
-    return torch.arange(num_items).split(batch_size)

@@ -98,14 +98,10 @@ def _get(filename: str, folder: Path) -> None:
     if path.is_file() and path.stat().st_size:
         from data.store import is_pointer
 
-        known = KNOWN_FILES.get(sha256(path))
-        if known is not None:
-            print(f"{path} is here: {known.source}")
-            return
         if not is_pointer(path):
-            raise ValueError(
-                f"{path} is here but is none of the known files; move it away to download the published one"
-            )
+            known = KNOWN_FILES.get(sha256(path))
+            print(f"{path} is here: {known.source if known else 'unrecognised; move it away to get the published one'}")
+            return
     from data.download import download
 
     print(f"{download(filename, folder)} downloaded: {KNOWN_FILES[sha256(path)].source}")

@@ -83,7 +83,7 @@ def by_patient(beats: Beats, fraction: float, seed: int) -> tuple[Tensor, Tensor
     return _sides(torch.nonzero(held_out).squeeze(1), len(beats))
 
 
-def subset(beats: Beats, num_beats: int, seed: int, minimum: int = 5) -> Beats:
+def subset(beats: Beats, num_beats: int, seed: int, minimum: int = 6) -> Beats:
     """A stratified subset with `minimum` beats of each class, where the class has them.
 
     Subsets of one seed are nested: the larger holds the smaller.

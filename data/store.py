@@ -19,6 +19,10 @@ TOLERANCE = 1e-3
 COLUMNS_AT_ONCE = 8
 
 
+class MissingFile(ValueError):
+    """A data set's file is not where it should be."""
+
+
 def ptb(part: str, data_dir: Path) -> Beats:
     return read_parquet(find("ptb", part, data_dir), CLASSES["ptb"])
 
@@ -31,11 +35,11 @@ def find(name: str, part: str, data_dir: Path) -> Path:
     """Path of a data set's file.
 
     Raises:
-        ValueError: it is not there; names the ways to get it.
+        MissingFile: it is not there; names the ways to get it.
     """
     path = data_dir / FILES[name][part]
     if not path.exists():
-        raise ValueError(
+        raise MissingFile(
             f"{path} is missing: run `python -m data get {name}`, or copy it from the course repository's data folder "
             f"(clone MADS-exam-25 and run `git lfs pull`), or name another folder with HEART_DATA_DIR or --data-dir"
         )

@@ -113,7 +113,7 @@ class History:
 class Listener(Protocol):
     """Shows progress, as `experiments.tables.ProgressLine` does."""
 
-    def resumed(self, step: int, total_steps: int) -> None: ...
+    def resumed(self, step: int) -> None: ...
 
     def update(self, history: History, total_steps: int, loss: float) -> None: ...
 
@@ -135,6 +135,8 @@ def run(
         KeyboardInterrupt: passed on once the state is written.
     """
     history = _restore(trainee, settings, state_file) if resume and state_file else History()
+    if resume and listener:
+        listener.resumed(history.step)
     with deferred_interrupt() as interrupted:
         _train(trainee, settings, history, state_file, listener, interrupted)
     if state_file:
@@ -152,8 +154,6 @@ def _train(
 ) -> None:
     steps_per_epoch = len(trainee.batches(0))
     total_steps = steps_per_epoch * settings.num_epochs
-    if listener and history.step:
-        listener.resumed(history.step, total_steps)
     trained = [parameter for group in trainee.optimizer.param_groups for parameter in group["params"]]
     clock = Clock(save_every_s=SAVE_EVERY_S, report_every_s=REPORT_EVERY_S)
     recent: list[Tensor] = []
@@ -295,7 +295,7 @@ def seed_everything(seed: int, device: str) -> None:
     """Seed the generators that a step draws from (`torch.manual_seed` also looks for devices that are not there)."""
     torch.default_generator.manual_seed(seed)
     if torch.device(device).type == "cuda":
-        torch.cuda.manual_seed(seed)
+        torch.cuda.manual_seed_all(seed)
 
 
 def autocast(device: str, precision: str) -> torch.autocast:
@@ -318,6 +318,8 @@ def resolve_device(device: str) -> str:
         raise ValueError(f"unknown device {device!r}; choose from auto, cpu, cuda, cuda:N")
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r}: this torch finds no CUDA; choose cpu or auto")
+    if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
     return device
 
 

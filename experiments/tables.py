@@ -101,8 +101,9 @@ class ProgressLine:
         if self.bar.console.is_terminal:
             self.bar.stop()
 
-    def resumed(self, step: int, total_steps: int) -> None:
-        self.bar.console.print(f"{self.title}: continuing from step {step} of {total_steps}", highlight=False)
+    def resumed(self, step: int) -> None:
+        what = f"continuing from step {step}" if step else "nothing to continue, starting at step 0"
+        self.bar.console.print(f"{self.title}: {what}", highlight=False)
 
     def update(self, history: History, total_steps: int, loss: float) -> None:
         now = time.monotonic()

@@ -11,6 +11,7 @@ import tyro
 
 from experiments import cli
 from finetune.recipe import Recipe
+from models import DEFAULT_ENCODER
 
 if TYPE_CHECKING:
     from data.split import Split
@@ -30,7 +31,7 @@ class FineTuneFlags(cli.RunFlags):
     """Target task: arrhythmia or synthetic-arrhythmia."""
     protocol: cli.Protocols = "beat-random"
     """Split: beat-random (the files as published), ds1-ds2 (de Chazal) or patient; the last two need records."""
-    arch: str = "resnet1d"
+    arch: str = DEFAULT_ENCODER
     """Architecture from scratch: resnet1d or transformer1d; a checkpoint brings its own."""
     precision: cli.Precision = "auto"
     """auto: bf16 autocast where the hardware multiplies in bf16."""
@@ -38,7 +39,7 @@ class FineTuneFlags(cli.RunFlags):
     def arm(self) -> Arm:
         """The arm that `encoder` names."""
         from finetune.train import Arm
-        from models.checkpoint import load
+        from models.checkpoint import attach, load
         from models.encoder import EncoderSpec
 
         if self.encoder == SCRATCH:
@@ -46,7 +47,21 @@ class FineTuneFlags(cli.RunFlags):
         checkpoint = load(Path(self.encoder))
         if checkpoint.head is not None:
             raise ValueError(f"{self.encoder} is a whole classifier; --encoder takes a pretrained encoder or scratch")
-        return Arm(name="transfer", spec=checkpoint.spec, checkpoint=checkpoint, origin=self.encoder)
+        _, loaded = attach(checkpoint, self.encoder)
+        return Arm(
+            name="transfer",
+            spec=checkpoint.spec,
+            checkpoint=checkpoint,
+            origin=self.encoder,
+            loaded=f"{self.encoder}: {checkpoint.task} on {checkpoint.source}; loaded {loaded}",
+        )
+
+    def default_out(self, ending: str) -> Path:
+        """The file's name says what it was trained on and from, and the protocol where it is not the usual one."""
+        encoder = "" if self.encoder == SCRATCH else Path(self.encoder).stem
+        arch = "" if encoder or self.arch == DEFAULT_ENCODER else self.arch
+        protocol = "" if self.protocol == "beat-random" else self.protocol
+        return cli.ROOT / "checkpoints" / f"{'_'.join(filter(None, (self.data, encoder, ending, arch, protocol)))}.pt"
 
     def context(self, split: Split) -> Context:
         from experiments.results import git_commit
@@ -67,13 +82,13 @@ class Train(FineTuneFlags):
 
     recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
     out: Path | None = None
-    """Classifier to write (default: checkpoints/DATA_ARM.pt)."""
+    """Classifier to write (default: checkpoints/DATA_ENCODER.pt)."""
 
     def run(self) -> None:
         cli.at_least_one(epochs=self.recipe.epochs, batch_size=self.recipe.batch_size)
         self.recipe.check()
         arm = self.arm()
-        out = self.out or cli.ROOT / "checkpoints" / f"{self.data}_{arm.name}.pt"
+        out = self.out or self.default_out("" if arm.checkpoint else arm.name)
         cli.writable(out)
         validation, test = self.fit(arm, out)
         show_run(validation, test, out)
@@ -90,6 +105,9 @@ class Train(FineTuneFlags):
         machine = loop.Machine.resolve(self.device, self.precision, self.threads)
         split = data.load_split(self.data, self.protocol, self.data_folder, self.seed)
         context, recipe = self.context(split), self.recipe
+        arm.check(split.train)
+        if arm.loaded:
+            tables.say(arm.loaded)
         with (
             Tracker.open(self.tracking, "finetune").run(
                 f"train {arm.name}", asdict(recipe), {"arm": arm.name, "badge": split.badge}
@@ -108,10 +126,10 @@ class Train(FineTuneFlags):
                 listener=listener,
                 on_epoch=lambda epoch: tracked.log(epoch.metrics, epoch.number),
             )
+            save(out, to_checkpoint(trained, split.train))
             confusion = evaluate(trained.model, split.load_test())
             test = context.result(arm, recipe, self.seed, "test", confusion, trained.validation.cost)
             tracked.log({f"test_{name}": value for name, value in test.metrics.items()})
-        save(out, to_checkpoint(trained, split.train))
         for result in (trained.validation, test):
             results.append(results.STORE, result)
         return trained.validation, test
@@ -133,7 +151,7 @@ class Tune(FineTuneFlags):
     seeds: int | None = None
     """Paired seeds of the comparison (default: planned)."""
     out: Path | None = None
-    """Classifier to write, of the chosen arm (default: checkpoints/DATA_tuned.pt)."""
+    """Classifier to write, of the chosen arm (default: checkpoints/DATA_ENCODER_tuned.pt)."""
 
     def run(self) -> None:
         start = time.monotonic()
@@ -151,12 +169,12 @@ class Tune(FineTuneFlags):
 
     @property
     def out_file(self) -> Path:
-        return self.out or cli.ROOT / "checkpoints" / f"{self.data}_tuned.pt"
+        return self.out or self.default_out("tuned")
 
     @property
     def folder(self) -> Path:
-        """Of the study: one for each checkpoint, data set and protocol."""
-        return cli.RUNS / f"tune_{Path(self.encoder).stem}_{self.data}_{self.protocol}"
+        """Of the study: one for each checkpoint, data set, protocol and seed."""
+        return cli.RUNS / f"tune_{Path(self.encoder).stem}_{self.data}_{self.protocol}_seed{self.seed}"
 
     def settings(self) -> dict[str, int | str | None]:
         """What a resumed study must have in common with the interrupted one."""
@@ -179,9 +197,9 @@ def show_run(validation: RunResult, test: RunResult, out: Path) -> None:
     low, high = bootstrap_interval([test.confusion], macro_recall)
     shown = tables.console()
     shown.print(table)
-    shown.print(f"test macro recall 95 % interval {tables.interval(low, high)}, bootstrap over beats", highlight=False)
+    tables.say(f"test macro recall 95 % interval {tables.interval(low, high)}, bootstrap over beats (optimistic)")
     shown.print(tables.confusion_table(test.confusion, test.classes, "Test beats"))
-    shown.print(f"{tables.duration(test.cost['seconds'])} of training; written: {out}", highlight=False)
+    tables.say(f"{tables.duration(test.cost['seconds'])} of training; written: {out}")
 
 
 COMMANDS: dict[str, type[cli.Command]] = {"train": Train, "tune": Tune}

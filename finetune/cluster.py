@@ -18,10 +18,9 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
 }
-"""Without a token of its own Ray writes one into the home folder, which may be read-only."""
 NOT_SHIPPED = [
     *(".git", ".venv", ".ci", ".hypothesis", ".pytest_cache", ".ruff_cache", "__pycache__"),
-    *("tests", "checkpoints", "experiments/runs", "experiments/mlruns", "experiments/mlflow.db*"),
+    *("tests", "checkpoints", "data/mitdb", "experiments/runs", "experiments/mlruns", "experiments/mlflow.db*"),
 ]
 """Code is shipped; what changes while a study runs is not, or the package would not be the one that was hashed."""
 
@@ -31,6 +30,7 @@ def started(num_workers: int) -> Iterator[None]:
     """Ray with `num_workers` one-thread workers that run this checkout's code."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    # Without one, Ray writes a token into the home folder, which may be read-only.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 

@@ -14,6 +14,7 @@ from experiments.metrics import (
     Difference,
     bootstrap_interval,
     confusion_matrix,
+    is_collapsed,
     macro_recall,
     paired_difference,
     recall_per_class,
@@ -41,6 +42,8 @@ class Row:
     """Mean over seeds."""
     validation_macro_recall: float | None
     """What an arm is chosen by; None for an arm that is not trained."""
+    num_collapsed: int
+    """Runs that predict one class, or whose macro recall is at chance."""
     seconds: float
     difference: Difference | None
     """To scratch, over the seeds that both have."""
@@ -111,6 +114,7 @@ def _row(
         metrics=metrics,
         confusion=stacked.mean(0).tolist(),
         validation_macro_recall=validation,
+        num_collapsed=sum(map(is_collapsed, stacked)),
         seconds=seconds,
         difference=difference,
         verdict=verdict,
@@ -141,10 +145,11 @@ def chosen(rows: Sequence[Row]) -> Row:
 def show(rows: Sequence[Row], title: str) -> Group:
     """The comparison, every arm's metrics, and the chosen arm's confusion matrix."""
     best = chosen(rows)
+    sources = " and ".join(dict.fromkeys(row.source for row in rows if row.source))
     caption = (
-        "95 % intervals: macro recall by bootstrap over test beats"
-        f"{', optimistic: a patient has many beats' if best.badge != 'patient-disjoint' else ''}; difference by "
-        f"Student's t over paired seeds. ★ chosen on validation data."
+        f"{f'transfer: pretrained on {sources}. ' if sources else ''}★ chosen on validation data. 95 % intervals: macro "
+        "recall by bootstrap over test beats, optimistic since a patient has many beats; difference by Student's t over "
+        "paired seeds."
     )
     confusion = tables.confusion_table(best.confusion, list(best.recall), f"{best.arm}: test beats, mean of its seeds")
     return Group(_verdict_table(rows, best, title), caption, "", _metric_table(rows, best), "", confusion)
@@ -152,26 +157,24 @@ def show(rows: Sequence[Row], title: str) -> Group:
 
 def _verdict_table(rows: Sequence[Row], best: Row, title: str) -> Table:
     table = Table(title=title, title_style="bold")
-    table.add_column("arm")
-    for header in ("seeds", "macro recall", "95 % interval", "− scratch", "95 % interval ", "wins"):
-        table.add_column(header, justify="right")
-    for header in ("verdict", "pretrained on", "leakage"):
-        table.add_column(header)
-    table.add_column("s a run", justify="right")
+    table.add_column("arm", no_wrap=True)
+    for header in ("seeds", "macro recall", "95 % interval", "− scratch", "95 % interval ", "wins", "collapsed"):
+        table.add_column(header, justify="right", no_wrap=True)
+    table.add_column("verdict", min_width=18)
+    table.add_column("leakage", no_wrap=True)
     for row in rows:
-        gap = row.difference
+        gap, runs = row.difference, row.num_seeds if row.seconds else 0
         table.add_row(
             _name(row, best),
-            str(row.num_seeds) if row.seconds else "–",
+            str(runs or "–"),
             f"{row.macro_recall:.3f}",
             tables.interval(*row.interval),
             tables.signed(gap.mean) if gap else "",
             tables.interval(gap.low, gap.high, sign=True) if gap else "",
             f"{gap.wins}/{gap.num_pairs}" if gap else "",
+            f"{row.num_collapsed}/{runs}" if runs else "–",
             row.verdict,
-            row.source or "–",
             row.badge,
-            f"{row.seconds:.0f}" if row.seconds else "–",
         )
     return table
 
@@ -180,11 +183,12 @@ def _metric_table(rows: Sequence[Row], best: Row) -> Table:
     table = Table(title="Test metrics, mean of the seeds", title_style="bold")
     table.add_column("arm")
     columns = {"macro F1": "macro_f1", "micro F1": "micro_f1", "macro precision": "macro_precision", "acc.": "accuracy"}
-    for header in (*(f"recall {name}" for name in rows[0].recall), *columns):
+    for header in (*(f"recall {name}" for name in rows[0].recall), *columns, "s a run"):
         table.add_column(header, justify="right")
     for row in rows:
         values = (*row.recall.values(), *(row.metrics[name] for name in columns.values()))
-        table.add_row(_name(row, best), *(f"{value:.3f}" for value in values))
+        seconds = f"{row.seconds:.0f}" if row.seconds else "–"
+        table.add_row(_name(row, best), *(f"{value:.3f}" for value in values), seconds)
     return table
 
 

@@ -6,13 +6,14 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from rich.table import Table
 
 import data
+from data.split import Split
 from experiments import loop, results, tables
 from experiments.cli import continuing
 from experiments.files import write_json
@@ -20,7 +21,7 @@ from experiments.results import RunResult
 from experiments.tracking import Tracker
 from finetune import cluster, compare
 from finetune.plan import Finals, Search, Work, after_search_s, plan_finals, plan_search
-from finetune.recipe import recipe_of
+from finetune.recipe import Recipe, recipe_of
 from finetune.train import Arm
 from models.checkpoint import load, save
 
@@ -28,20 +29,32 @@ if TYPE_CHECKING:
     from finetune.cli import Tune
     from finetune.tune import Study
 
+SEARCH_AT_MOST = 0.7
+"""Share of the time left at its start after which a search that is slower than planned is ended."""
 GRACE = 1.06
 """Share of the budget after which runs that have not ended are given up."""
+
+
+GPU_WORKERS, MAX_WORKERS = 4, 16
+"""Side by side at most, where the user has not said it: each holds torch and a copy of the beats (about 1 GB)."""
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Notes:
     """`study.json`: the study's name, its settings, and the plans as they are made."""
 
-    def __init__(self, flags: Tune) -> None:
+    def __init__(self, flags: Tune, transfer: Arm, split: Split) -> None:
         """
         Raises:
             ValueError: `--resume` of a study of other settings.
         """
         self.path = flags.folder / "study.json"
-        settings = flags.settings()
+        made_of = {"weights": transfer.encoder_hash, "training beats": split.train.fingerprint}
+        settings = flags.settings() | made_of
         self.content: dict[str, Any] = {"name": uuid4().hex[:12], "settings": settings}
         if not (flags.resume and self.path.exists()):
             self.save()
@@ -50,13 +63,13 @@ class Notes:
         for name, value in settings.items():
             if self.content["settings"].get(name) != value:
                 was = self.content["settings"].get(name)
-                raise ValueError(f"{self.path} is of other settings: --{name} was {was}, is {value}")
+                raise ValueError(f"{self.path} is of other settings: {name} was {was}, is {value}")
 
     def save(self) -> None:
         write_json(self.path, self.content)
 
-    def remember(self, name: str, plan: Work | Search | Finals) -> None:
-        self.content[name] = asdict(plan)
+    def remember(self, name: str, content: dict[str, Any]) -> None:
+        self.content[name] = content
         self.save()
 
 
@@ -86,9 +99,11 @@ def run_study(flags: Tune, budget: Budget) -> None:
     transfer = flags.arm()
     scratch = Arm(name="scratch", spec=transfer.spec)
     split = data.load_split(flags.data, flags.protocol, flags.data_folder, flags.seed)
-    notes = Notes(flags)
-    num_workers = flags.threads or os.cpu_count() or 1
+    transfer.check(split.train)
+    tables.say(transfer.loaded)
+    notes = Notes(flags, transfer, split)
     device = loop.resolve_device(flags.device)
+    num_workers = flags.threads or min(available_cores(), GPU_WORKERS if device != "cpu" else MAX_WORKERS)
     machine = loop.Machine(device=device, precision=loop.resolve_precision(flags.precision, device), threads=1)
     tracker = Tracker.open(flags.tracking, "finetune")
     with (
@@ -122,7 +137,23 @@ def run_study(flags: Tune, budget: Budget) -> None:
 
 
 def _search_and_compare(flags: Tune, study: Study, notes: Notes, budget: Budget) -> None:
-    from finetune.tune import final_runs, measure_speed, run_finals, search
+    from finetune.tune import final_runs, run_finals
+
+    if "finals" not in notes.content:
+        _plan_and_search(flags, study, notes, budget)
+    finals = Finals(**notes.content["finals"])
+    best = {arm: Recipe(**recipe) for arm, recipe in notes.content["best"].items()}
+    tables.say(f"comparison: {finals}, {tables.duration(max(0.0, budget.left_s))} left")
+    run_finals(study, finals, final_runs(study, finals, best), study.split.load_test(), budget.deadline)
+
+
+def _plan_and_search(flags: Tune, study: Study, notes: Notes, budget: Budget) -> None:
+    """Ends with the best recipes and the comparison's plan in the notes.
+
+    Raises:
+        TimeoutError: the search has left no time.
+    """
+    from finetune.tune import measure_speed, search
 
     work = Work(
         num_train=len(study.split.train),
@@ -130,28 +161,17 @@ def _search_and_compare(flags: Tune, study: Study, notes: Notes, budget: Budget)
         beats_per_s=measure_speed(study),
         num_workers=study.num_workers,
     )
+    num_arms = len(study.arms)
     if "search" not in notes.content:
-        plan = plan_search(budget.left_s, work, len(study.arms), flags.trials)
-        notes.remember("search", plan)
-        _show_plan(
-            study,
-            work,
-            plan,
-            _plan_finals(flags, work, len(study.arms), after_search_s(budget.left_s, len(study.arms))),
-            budget,
-        )
-    best = search(study, Search(**notes.content["search"]))
-    if "finals" not in notes.content:
-        notes.remember("finals", _plan_finals(flags, work, len(study.arms), budget.left_s))
-    finals = Finals(**notes.content["finals"])
-    tables.say(f"comparison: {finals}, {tables.duration(max(0.0, budget.left_s))} left")
-    test = study.split.load_test()
-    run_finals(study, finals, final_runs(study, finals, best), test, budget.deadline)
-
-
-def _plan_finals(flags: Tune, work: Work, num_arms: int, left_s: float) -> Finals:
-    plan = plan_finals(left_s, work, num_arms, flags.seeds)
-    return plan if flags.epochs is None else replace(plan, num_epochs=flags.epochs)
+        plan = plan_search(budget.left_s, work, num_arms, flags.trials)
+        notes.remember("search", asdict(plan))
+        finals = plan_finals(after_search_s(budget.left_s, num_arms), work, num_arms, flags.seeds, flags.epochs)
+        _show_plan(study, work, plan, finals, budget)
+    best = search(study, Search(**notes.content["search"]), budget.left_s * SEARCH_AT_MOST)
+    if budget.left_s <= 0:
+        raise TimeoutError
+    notes.content["best"] = {arm: asdict(recipe) for arm, recipe in best.items()}
+    notes.remember("finals", asdict(plan_finals(budget.left_s, work, num_arms, flags.seeds, flags.epochs)))
 
 
 def _show_plan(study: Study, work: Work, search: Search, finals: Finals, budget: Budget) -> None:
@@ -187,6 +207,7 @@ def _show(flags: Tune, study: Study, notes: Notes, ending: str) -> None:
         content["file"] = _save_chosen(flags, study, final, compare.chosen(rows).arm)
         tables.say(f"written: {content['file']}")
     flags.write(content)
+    study.tracked.artifact_json("tune.json", content)
 
 
 def _save_chosen(flags: Tune, study: Study, final: Sequence[RunResult], arm: str) -> str:

@@ -41,6 +41,8 @@ class Arm:
     spec: EncoderSpec
     checkpoint: Checkpoint | None = None
     origin: str = ""
+    loaded: str = ""
+    """How much of the encoder came from the checkpoint."""
 
     @property
     def encoder_hash(self) -> str | None:
@@ -73,6 +75,8 @@ class Epoch(NamedTuple):
 
     number: int
     metrics: Mapping[str, float]
+    beats: int
+    """Seen since the start, synthetic ones included."""
     kept_confusion: np.ndarray
     """Of the epoch that would be kept if this were the last."""
 
@@ -131,7 +135,7 @@ class FineTuning:
             self.best_recall, self.best_error = metrics["macro_recall"], float(macro_recall_error(confusion))
         if metrics["macro_recall"] >= self.best_recall - self.best_error:
             self.kept, self.kept_confusion = copy.deepcopy(self.module.state_dict()), confusion
-        self.on_epoch(Epoch(epoch, metrics, self.kept_confusion))
+        self.on_epoch(Epoch(epoch, metrics, (epoch + 1) * len(self.signal), self.kept_confusion))
         return False
 
     def state(self) -> dict[str, Any]:
@@ -251,6 +255,7 @@ def to_checkpoint(trained: Trained, train_part: Beats) -> Checkpoint:
         fingerprint=train_part.fingerprint,
         preprocessing=train_part.preprocessing,
         seed=result.seed,
+        options=result.config,
         head=str(result.config["head"]),
         classes=train_part.classes,
         cost=result.cost,

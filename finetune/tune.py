@@ -17,6 +17,7 @@ import optuna
 import ray
 import torch
 from ray import tune
+from ray.exceptions import RayError, RayTaskError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
@@ -26,7 +27,7 @@ from experiments import loop, results, tables
 from experiments.metrics import macro_recall
 from experiments.results import RunResult
 from experiments.tracking import Run
-from finetune.plan import Finals, Search
+from finetune.plan import SEARCH_EPOCHS, Finals, Search
 from finetune.recipe import Recipe, recipe_of
 from finetune.train import Arm, Context, Epoch, evaluate, to_checkpoint, train
 from models.checkpoint import Checkpoint, save
@@ -45,6 +46,10 @@ TRANSFER_SPACE: Mapping[str, Any] = {
 FIRST_TRIAL: Mapping[str, Any] = {"lr": 3e-3, "head": "linear", "balance": "class_weight"}
 FIRST_TRANSFER_TRIAL: Mapping[str, Any] = {"schedule": "full", "ratio": 0.3}
 SPEED_BEATS = 4096
+SHORTEST_SEARCH_S = 20.0
+"""An arm gets at least this, or its workers would hardly have started."""
+THAWED_EPOCHS = SEARCH_EPOCHS // 2
+"""No trial is judged before this epoch: until then a gradual schedule may not have thawed every stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +89,10 @@ def measure_speed(study: Study) -> float:
     train_part = subset(study.split.train, min(SPEED_BEATS, len(study.split.train)), study.seed)
     split = replace(study.split, train=train_part, validation=train_part.select(torch.arange(32)))
     shared = ray.put((study.arms[-1], split, study.context("speed"), study.machine))
-    return min(ray.get([_speed.remote(shared) for _ in range(study.num_workers)]))
+    try:
+        return min(ray.get([_speed.remote(shared) for _ in range(study.num_workers)]))
+    except RayError as error:
+        raise ValueError(f"a worker failed: {first_line(error)}") from error
 
 
 @ray.remote(num_cpus=1)
@@ -96,16 +104,21 @@ def _speed(shared: tuple[Arm, Split, Context, loop.Machine]) -> float:
     return cost["beats"] / cost["seconds"]
 
 
-def search(study: Study, plan: Search) -> dict[str, Recipe]:
+def search(study: Study, plan: Search, seconds: float) -> dict[str, Recipe]:
     """The best recipe of each arm by validation macro recall, after `plan.num_trials` trials each.
+
+    Args:
+        seconds: for all arms; an arm that has had its share stops with the trials that it has finished.
 
     Raises:
         ValueError: every trial of an arm failed.
     """
-    return {arm.name: _search_arm(study, plan, arm) for arm in study.arms}
+    return {
+        arm.name: _search_arm(study, plan, arm, max(seconds / len(study.arms), SHORTEST_SEARCH_S)) for arm in study.arms
+    }
 
 
-def _search_arm(study: Study, plan: Search, arm: Arm) -> Recipe:
+def _search_arm(study: Study, plan: Search, arm: Arm, time_budget_s: float) -> Recipe:
     done = [result for result in study.finished("search") if result.arm == arm.name]
     missing = plan.num_trials - len(done)
     if missing > 0:
@@ -122,7 +135,8 @@ def _search_arm(study: Study, plan: Search, arm: Arm) -> Recipe:
                 metric="macro_recall",
                 mode="max",
                 search_alg=_optuna(study, arm, done),
-                scheduler=ASHAScheduler(max_t=plan.num_epochs, grace_period=1, reduction_factor=3),
+                scheduler=ASHAScheduler(max_t=plan.num_epochs, grace_period=THAWED_EPOCHS, reduction_factor=3),
+                time_budget_s=time_budget_s,
                 num_samples=missing,
                 max_concurrent_trials=study.num_workers,
                 reuse_actors=True,
@@ -134,7 +148,7 @@ def _search_arm(study: Study, plan: Search, arm: Arm) -> Recipe:
         tuner.fit()
         done = [result for result in study.finished("search") if result.arm == arm.name]
     if not done:
-        raise ValueError(f"all {plan.num_trials} trials of the arm {arm.name} failed")
+        raise ValueError(f"no trial of the arm {arm.name} has finished: they failed, or the time was too short")
     return recipe_of(max(done, key=lambda result: result.metrics["macro_recall"]))
 
 
@@ -167,7 +181,7 @@ def _trial(
             {
                 "macro_recall": float(macro_recall(epoch.kept_confusion)),
                 "confusion": epoch.kept_confusion.tolist(),
-                "beats": (epoch.number + 1) * len(split.train),
+                "beats": epoch.beats,
             }
         )
 
@@ -249,7 +263,11 @@ def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats,
         if not ready:
             raise TimeoutError
         final = pending.pop(ready[0])
-        validation, tested, checkpoint = ray.get(ready[0])
+        try:
+            validation, tested, checkpoint = ray.get(ready[0])
+        except RayError as error:
+            tables.say(f"seed {final.seed} {final.arm.name} failed and is left out: {first_line(error)}")
+            continue
         save(model_file(study, final.arm.name, final.seed), checkpoint)
         study.record(validation)
         study.record(tested)
@@ -268,6 +286,12 @@ def _final(final: Final, shared: tuple[Split, Beats, Context, loop.Machine]) -> 
     confusion, cost = evaluate(trained.model, test), trained.validation.cost
     tested = context.result(final.arm, final.recipe, final.seed, "test", confusion, cost)
     return trained.validation, tested, to_checkpoint(trained, split.train)
+
+
+def first_line(error: RayError) -> str:
+    """What went wrong in the worker, without Ray's account of where."""
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return str(cause).strip().partition("\n")[0]
 
 
 def model_file(study: Study, arm: str, seed: int) -> Path:

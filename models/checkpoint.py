@@ -35,6 +35,8 @@ class Checkpoint:
     fingerprint: str
     preprocessing: Mapping[str, Json]
     seed: int
+    options: Mapping[str, Json] = field(default_factory=dict)
+    """The flags that it was made by."""
     head: str | None = None
     classes: tuple[str, ...] = ()
     cost: Mapping[str, float] = field(default_factory=dict)

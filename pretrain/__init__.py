@@ -22,6 +22,10 @@ TASKS = {
 }
 
 
+SOURCES = {"ptb": "arrhythmia", "synthetic-ptb": "synthetic-arrhythmia"}
+"""Data sets to pretrain on → the labelled target whose validation part probes the encoder."""
+
+
 def entry(name: str) -> Entry:
     """
     Raises:

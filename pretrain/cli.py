@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING
 
 import pretrain
 from experiments import cli
+from models import DEFAULT_ENCODER
 
 if TYPE_CHECKING:
     from pretrain.task import Objective
     from pretrain.train import Outcome
-
-DEFAULT_ARCH = "resnet1d"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +21,7 @@ class Pretrain(cli.RunFlags):
     """masked (reconstruction), contrastive (NT-Xent) or supervised (the source's own labels)."""
     data: str = "ptb"
     """Source of the beats: ptb or synthetic-ptb."""
-    arch: str = DEFAULT_ARCH
+    arch: str = DEFAULT_ENCODER
     """Architecture: resnet1d or transformer1d."""
     epochs: int = 80
     """Passes over the source's training beats."""
@@ -43,7 +42,7 @@ class Pretrain(cli.RunFlags):
 
     @property
     def out_file(self) -> Path:
-        arch = "" if self.arch == DEFAULT_ARCH else f"_{self.arch}"
+        arch = "" if self.arch == DEFAULT_ENCODER else f"_{self.arch}"
         default = cli.ROOT / "checkpoints" / f"{self.data}_{pretrain.entry(self.task).suffix}{arch}.pt"
         return default if self.out is None else self.out
 
@@ -76,6 +75,10 @@ class Pretrain(cli.RunFlags):
             ValueError: a flag out of its range, before anything is read or written.
         """
         pretrain.entry(self.task)
+        if self.data not in pretrain.SOURCES:
+            raise ValueError(
+                f"unknown data set to pretrain on, {self.data!r}; choose from {', '.join(pretrain.SOURCES)}"
+            )
         cli.at_least_one(epochs=self.epochs, batch_size=self.batch_size)
         if not 0 < self.lr < 1:
             raise ValueError(f"--lr {self.lr}: a number between 0 and 1 is needed")

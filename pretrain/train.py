@@ -16,6 +16,7 @@ import models
 import pretrain
 from data.batches import shuffled
 from data.beats import Beats
+from data.store import MissingFile
 from experiments import loop
 from experiments.results import git_commit, versions
 from experiments.tables import ProgressLine
@@ -28,9 +29,6 @@ from pretrain.task import Batch, PretrainTask
 
 if TYPE_CHECKING:
     from pretrain.cli import Pretrain
-
-PROBED_ON = {"ptb": "arrhythmia", "synthetic-ptb": "synthetic-arrhythmia"}
-"""The labelled target data whose validation part probes an encoder pretrained on each source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,15 +85,15 @@ class Pretraining:
 
 
 class Probe:
-    """The linear probe on the target's labelled validation part; silent where those beats are not there."""
+    """The linear probe on the target's labelled validation part; left out where those files are missing."""
 
     def __init__(self, flags: Pretrain) -> None:
         self.seed, self.beats = flags.seed, None
-        name = PROBED_ON[flags.data]
+        name = pretrain.SOURCES[flags.data]
         try:
             self.beats = data.load_split(name, "beat-random", flags.data_folder, flags.seed).validation
             self.where = f"{self.beats.source}, validation part"
-        except ValueError as error:
+        except MissingFile as error:
             self.where = f"no probe: {error}"
 
     def recall(self, encoder: Encoder) -> float | None:
@@ -131,6 +129,7 @@ def pretrain_encoder(flags: Pretrain) -> Outcome:
             task, beats, flags, machine.device, lambda epoch, loss: tracked.log({"loss": loss}, epoch)
         )
         history = _train(flags, trainee, settings)
+        weights_hash = _save(flags, encoder, beats, history, settings)
         outcome = Outcome(
             task=flags.task,
             architecture=flags.arch,
@@ -143,7 +142,7 @@ def pretrain_encoder(flags: Pretrain) -> Outcome:
             beats=history.beats,
             seconds=time.monotonic() - start,
             file=str(flags.out_file),
-            weights_hash=_save(flags, encoder, beats, history, settings),
+            weights_hash=weights_hash,
         )
         tracked.log({"probe_macro_recall": outcome.probe or math.nan, "untrained_probe": untrained or math.nan}, None)
     return outcome
@@ -162,6 +161,7 @@ def _save(flags: Pretrain, encoder: Encoder, beats: Beats, history: loop.History
         source=beats.source,
         fingerprint=beats.fingerprint,
         preprocessing=beats.preprocessing,
+        options=flags.settings(),
         seed=flags.seed,
         cost={"beats": history.beats, "seconds": history.seconds},
         metrics={"loss": history.losses[-1]},

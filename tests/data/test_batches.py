@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.batches import in_order, shuffled
+from data.batches import shuffled
 
 SIZES = st.integers(1, 300)
 SEEDS = st.integers(0, 2**63 - 1)
@@ -30,10 +30,3 @@ def test_another_seed_gives_another_order() -> None:
     orders = {tuple(torch.cat(shuffled(50, 8, seed)).tolist()) for seed in range(5)}
     assert len(orders) == 5
     assert tuple(range(50)) not in orders
-
-
-@given(SIZES, SIZES)
-def test_in_order(num_items: int, batch_size: int) -> None:
-    batches = in_order(num_items, batch_size)
-    assert torch.cat(batches).tolist() == list(range(num_items))
-    assert max(map(len, batches)) <= batch_size

@@ -79,12 +79,18 @@ def test_get_offline_is_one_line(tmp_path: Path) -> None:
     assert "git lfs pull" in message
 
 
-def test_get_refuses_what_it_cannot_get(table: Path, tmp_path: Path) -> None:
+def test_get_refuses_what_it_cannot_get() -> None:
     assert "needs no files; choose from ptb, arrhythmia" in refused("get", "synthetic-ptb")
     assert "choose from ptb, arrhythmia" in refused("get", "mnist")
     assert "ptb, arrhythmia" in refused("get")
-    content = table.rename(tmp_path / "heart_train.parq").read_bytes()
-    assert "move it away" in refused("get", "ptb", "--data-dir", tmp_path)
+
+
+def test_get_leaves_an_unrecognised_file_alone(table: Path, tmp_path: Path) -> None:
+    content = table.read_bytes()
+    for name in ("heart_train.parq", "heart_test.parq"):
+        (tmp_path / name).write_bytes(content)
+    done = run("get", "ptb", "--data-dir", tmp_path, HEART_DOWNLOAD_BASE="http://127.0.0.1:1")
+    assert done.returncode == 0 and done.stdout.count("unrecognised; move it away") == 2
     assert (tmp_path / "heart_train.parq").read_bytes() == content
 
 

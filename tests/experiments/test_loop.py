@@ -247,8 +247,8 @@ class Ear:
     def __init__(self) -> None:
         self.heard: list[tuple[Any, ...]] = []
 
-    def resumed(self, step: int, total_steps: int) -> None:
-        self.heard.append(("resumed", step, total_steps))
+    def resumed(self, step: int) -> None:
+        self.heard.append(("resumed", step))
 
     def update(self, history: History, total_steps: int, loss: float) -> None:
         self.heard.append((history.step, total_steps, loss))
@@ -260,7 +260,7 @@ def test_a_listener_hears_of_epochs_and_of_resuming(tmp_path: Path) -> None:
         loop.run(Tiny({7: interrupt}), SETTINGS, state_file=state, listener=first)
     loop.run(Tiny(), SETTINGS, state_file=state, resume=True, listener=second)
     assert [heard[0] for heard in first.heard if heard[0] in (6, 12, 18, "resumed")] == [6]
-    assert second.heard[0] == ("resumed", 8, STEPS)
+    assert second.heard[0] == ("resumed", 8)
     assert {12, 18} <= {heard[0] for heard in second.heard}
     assert all(isinstance(heard[-1], float) and heard[1] == STEPS for heard in first.heard)
 
@@ -300,8 +300,11 @@ def test_an_unknown_device_lists_the_choices(device: str) -> None:
 
 def test_auto_is_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert loop.resolve_device("auto") == "cuda"
     assert loop.resolve_device("cuda:1") == "cuda:1"
+    with pytest.raises(ValueError, match="'cuda:2': this machine has 2 CUDA devices"):
+        loop.resolve_device("cuda:2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert loop.resolve_device("auto") == "cpu"
     for device in ("cuda", "cuda:0"):
