@@ -147,9 +147,8 @@ def show(rows: Sequence[Row], title: str) -> Group:
     best = chosen(rows)
     sources = " and ".join(dict.fromkeys(row.source for row in rows if row.source))
     caption = (
-        f"{f'transfer: pretrained on {sources}. ' if sources else ''}★ chosen on validation data. 95 % intervals: macro "
-        "recall by bootstrap over test beats, optimistic since a patient has many beats; difference by Student's t over "
-        "paired seeds."
+        f"transfer: pretrained on {sources or 'nothing yet'}. ★ chosen on validation data. 95 % intervals: recall "
+        "by bootstrap over test beats, optimistic since a patient has many beats; difference by Student's t over pairs."
     )
     confusion = tables.confusion_table(best.confusion, list(best.recall), f"{best.arm}: test beats, mean of its seeds")
     return Group(_verdict_table(rows, best, title), caption, "", _metric_table(rows, best), "", confusion)
