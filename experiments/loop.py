@@ -208,7 +208,7 @@ def _settle(history: History, recent: list[Tensor], clock: "Clock") -> float:
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C waits for the end of a step, so that a state is never half a step; a second one does not wait."""
+    """Ctrl-C waits for a safe point, such as the end of a step: no state is half a step. A second one does not wait."""
     pending = threading.Event()
 
     def remember(_signal: int, _frame: FrameType | None) -> None:

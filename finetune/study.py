@@ -109,6 +109,7 @@ def run_study(flags: Tune, budget: Budget) -> None:
     with (
         tracker.run(f"tune {transfer.origin}", flags.settings(), {"badge": split.badge}) as tracked,
         cluster.started(num_workers),
+        loop.deferred_interrupt() as interrupted,
     ):
         from finetune.tune import Study
 
@@ -123,6 +124,7 @@ def run_study(flags: Tune, budget: Budget) -> None:
             folder=flags.folder,
             store=results.STORE,
             tracked=tracked,
+            interrupted=interrupted,
         )
         try:
             _search_and_compare(flags, study, notes, budget)
@@ -161,6 +163,7 @@ def _plan_and_search(flags: Tune, study: Study, notes: Notes, budget: Budget) ->
         beats_per_s=measure_speed(study),
         num_workers=study.num_workers,
     )
+    study.stop_if_interrupted()
     num_arms = len(study.arms)
     if "search" not in notes.content:
         plan = plan_search(budget.left_s, work, num_arms, flags.trials)

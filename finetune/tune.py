@@ -7,7 +7,7 @@ reads its lines back and does only what is missing.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,16 @@ class Study:
     folder: Path
     store: Path
     tracked: Run
+    interrupted: Callable[[], bool]
+
+    def stop_if_interrupted(self) -> None:
+        """Ctrl-C is acted on at safe points only: inside Ray's own calls the exception can be lost.
+
+        Raises:
+            KeyboardInterrupt: it was pressed.
+        """
+        if self.interrupted():
+            raise KeyboardInterrupt
 
     def context(self, stage: str) -> Context:
         """Of the results of one stage, search or final."""
@@ -199,6 +209,10 @@ class Recorder(tune.Callback):
         """Ray pickles its callbacks along with an experiment; this one is only ever made anew."""
         return {}
 
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        del iteration, trials, info
+        self.study.stop_if_interrupted()
+
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
         last = trial.last_result
@@ -259,9 +273,12 @@ def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats,
     shared = ray.put((replace(study.split, train=train_part), test, study.context("final"), study.machine))
     pending = {_final.remote(final, shared): final for final in left}
     while pending:
-        ready, _ = ray.wait(list(pending), timeout=max(0.0, deadline - time.monotonic()))
-        if not ready:
+        study.stop_if_interrupted()
+        ready, _ = ray.wait(list(pending), timeout=0.5)
+        if not ready and time.monotonic() > deadline:
             raise TimeoutError
+        if not ready:
+            continue
         final = pending.pop(ready[0])
         try:
             validation, tested, checkpoint = ray.get(ready[0])
