@@ -8,9 +8,10 @@ import torch
 
 import models
 from experiments.results import read
-from models.checkpoint import Checkpoint, load, restore_classifier, save, weights_of
+from models.checkpoint import load, restore_classifier, save
 from models.encoder import EncoderSpec
 from models.heads import Classifier
+from tests.samples import assert_refused, checkpoint_of
 
 RunMany = Callable[..., list[tuple[int | str, str, str]]]
 Python = Callable[..., subprocess.CompletedProcess[str]]
@@ -39,21 +40,7 @@ FineTuning.before_step = interrupted
 
 def save_encoder(path: Path, **spec: int) -> None:
     encoder = models.build(EncoderSpec(name="resnet1d", options={"width": 4, "kernel": 3}, **spec))
-    save(path, make_checkpoint(encoder.spec, encoder))
-
-
-def make_checkpoint(spec: EncoderSpec, module: torch.nn.Module, head: str | None = None) -> Checkpoint:
-    return Checkpoint(
-        spec=spec,
-        weights=weights_of(module),
-        task="masked",
-        source="synthetic ptb",
-        fingerprint="f",
-        preprocessing={},
-        seed=0,
-        head=head,
-        classes=("N", "S", "V", "F", "Q") if head else (),
-    )
+    save(path, checkpoint_of(encoder.spec, encoder))
 
 
 def test_a_run_from_scratch_writes_a_classifier_a_report_and_two_results(tmp_path: Path, run_many: RunMany) -> None:
@@ -158,9 +145,9 @@ def refusals(
     (root / "damaged.pt").write_bytes(whole)
     save_encoder(root / "two-leads.pt", num_leads=2)
     short = models.build(EncoderSpec(name="transformer1d", num_samples=110, options={"dim": 16, "depth": 1}))
-    save(root / "other-length.pt", make_checkpoint(short.spec, short))
+    save(root / "other-length.pt", checkpoint_of(short.spec, short))
     classifier = Classifier(models.build(EncoderSpec(name="resnet1d", options={"width": 2})), "linear", 5)
-    save(root / "classifier.pt", make_checkpoint(classifier.encoder.spec, classifier, "linear"))
+    save(root / "classifier.pt", checkpoint_of(classifier.encoder.spec, classifier, "linear"))
     cases = [args.format(root=root, beats=small_data_dir, case=case).split() for case, (args, _) in BAD_INPUTS.items()]
     store = STORE_ELSEWHERE.format(store=str(root / "out" / "results.jsonl"))
     return root, dict(zip(BAD_INPUTS, run_many("finetune", cases, store), strict=True))
@@ -171,10 +158,7 @@ def test_a_bad_input_is_one_line_and_writes_nothing(
     case: str, refusals: tuple[Path, dict[str, tuple[int | str, str, str]]]
 ) -> None:
     root, answers = refusals
-    code, stdout, stderr = answers[case]
-    assert (code, stdout.strip()) == (2, ""), stderr
-    assert stderr.startswith("error: ") and stderr.count("\n") == 1
-    assert [part for part in BAD_INPUTS[case][1] if part.format(root=root) not in stderr] == []
+    assert_refused(answers[case], [part.format(root=root) for part in BAD_INPUTS[case][1]])
     assert list(root.glob(f"out/{case}.pt*")) == []
 
 

@@ -19,9 +19,10 @@ from experiments.loop import Machine
 from finetune.recipe import Recipe
 from finetune.schedules import SCHEDULES
 from finetune.train import Arm, Context, Epoch, FineTuning, Trained, evaluate, to_checkpoint, train
-from models.checkpoint import Checkpoint, load, restore_classifier, save, weights_of
+from models.checkpoint import load, restore_classifier, save, weights_of
 from models.encoder import EncoderSpec
 from models.heads import HEADS
+from tests.samples import checkpoint_of
 
 SPEC = EncoderSpec(name="resnet1d", options={"width": 4, "kernel": 3})
 COUNTS = (90, 10, 12, 7, 12)
@@ -57,16 +58,7 @@ def make_arm(name: str) -> Arm:
     torch.manual_seed(7)
     encoder = models.build(SPEC)
     encoder(torch.rand(16, 1, 187))  # statistics other than a fresh encoder's
-    checkpoint = Checkpoint(
-        spec=SPEC,
-        weights=weights_of(encoder),
-        task="masked",
-        source="synthetic ptb",
-        fingerprint="f",
-        preprocessing={},
-        seed=0,
-    )
-    return Arm(name=name, spec=SPEC, checkpoint=checkpoint, origin="a.pt")
+    return Arm(name=name, spec=SPEC, checkpoint=checkpoint_of(SPEC, encoder), origin="a.pt")
 
 
 CONTEXT = Context(dataset="synthetic", protocol="beat-random", badge="beat-random", classes=("N", "S", "V", "F", "Q"))

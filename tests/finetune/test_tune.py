@@ -15,8 +15,9 @@ import torch
 
 import models
 from experiments.results import RunResult, read
-from models.checkpoint import Checkpoint, load, restore_classifier, save, weights_of
+from models.checkpoint import load, restore_classifier, save
 from models.encoder import EncoderSpec
+from tests.samples import checkpoint_of
 
 ROOT = Path(__file__).parents[2]
 NUM_TRIALS, NUM_SEEDS = 3, 2
@@ -41,19 +42,7 @@ class Tune:
         self.encoder, self.out, self.json = folder / "encoder.pt", folder / "tuned.pt", folder / "tune.json"
         torch.manual_seed(0)
         encoder = models.build(EncoderSpec(name="resnet1d", options={"width": 8}))
-        weights = weights_of(encoder)
-        save(
-            self.encoder,
-            Checkpoint(
-                spec=encoder.spec,
-                weights=weights,
-                task="masked",
-                source="a source",
-                fingerprint="f",
-                preprocessing={},
-                seed=0,
-            ),
-        )
+        save(self.encoder, checkpoint_of(encoder.spec, encoder, source="a source"))
 
     def start(self, *more: str) -> subprocess.Popen[str]:
         flags = f"--encoder {self.encoder} --out {self.out} --json {self.json} --data synthetic-arrhythmia"

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import models
-from models.checkpoint import Checkpoint, attach, load, save, weights_of
+from models.checkpoint import attach, load, save
 from models.encoder import Encoder, EncoderSpec
 from models.params import count_parameters
+from tests.samples import checkpoint_of
 
 OTHER_LENGTH = {"resnet1d": 100, "transformer1d": 110}
 
@@ -118,16 +119,7 @@ def test_a_parameter_in_two_stages_is_an_error() -> None:
 def test_rebuilt_from_its_file_with_the_same_output(name: str, tmp_path: Path) -> None:
     encoder, x = build(name, num_leads=2), torch.rand(5, 2, 187)
     encoder(x)  # moves BatchNorm's running statistics away from where they start
-    checkpoint = Checkpoint(
-        spec=encoder.spec,
-        weights=weights_of(encoder),
-        task="t",
-        source="s",
-        fingerprint="f",
-        preprocessing={},
-        seed=0,
-    )
-    save(tmp_path / "a.pt", checkpoint)
+    save(tmp_path / "a.pt", checkpoint_of(encoder.spec, encoder))
     torch.manual_seed(1)
     rebuilt, loaded = attach(load(tmp_path / "a.pt"), "a.pt")
     assert rebuilt.spec == encoder.spec

@@ -10,6 +10,7 @@ import pytest
 
 from data.known import FILES
 from models.checkpoint import attach, load
+from tests.samples import assert_refused
 
 PTB = FILES["ptb"]["train"]
 RunMany = Callable[..., list[tuple[int | str, str, str]]]
@@ -146,10 +147,7 @@ def test_a_bad_input_is_one_line_and_writes_nothing(
     case: str, refusals: tuple[Path, dict[str, tuple[int | str, str, str]]]
 ) -> None:
     root, answers = refusals
-    code, stdout, stderr = answers[case]
-    assert (code, stdout.strip()) == (2, ""), stderr
-    assert stderr.startswith("error: ") and stderr.count("\n") == 1
-    assert [part for part in BAD_INPUTS[case][1] if part.format(root=root) not in stderr] == []
+    assert_refused(answers[case], [part.format(root=root) for part in BAD_INPUTS[case][1]])
     assert list(root.glob(f"out/{case}.pt*")) == []
     assert list(root.glob(".*")) == []
 
