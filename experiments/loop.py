@@ -14,14 +14,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from experiments.cli import Precision
 from experiments.files import load_tensors, save_tensors
+from experiments.machine import Machine, autocast, seed_everything
 
 WARM_UP = 0.05
 """Share of the training over which the learning rate rises from zero; a cosine brings it back."""
@@ -58,25 +58,6 @@ class Trainee(Protocol):
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """How to compute; other choices round otherwise."""
-
-    device: str = "cpu"
-    precision: Literal["bf16", "fp32"] = "fp32"
-    threads: int = 1
-
-    @staticmethod
-    def resolve(device: str, precision: Precision, threads: int | None) -> "Machine":
-        """Turn `auto` and None into what this machine has, and set torch's threads.
-
-        Raises:
-            ValueError: a device that is not there, or fewer than one thread.
-        """
-        device = resolve_device(device)
-        return Machine(device=device, precision=resolve_precision(precision, device), threads=resolve_threads(threads))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,57 +270,3 @@ def mix(seed: int, purpose: str, number: int) -> int:
     """A seed of its own for each (run seed, purpose, number): 63 bits of a SHA-256."""
     digest = hashlib.sha256(f"{seed} {purpose} {number}".encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
-
-
-def seed_everything(seed: int, device: str) -> None:
-    """Seed the generators that a step draws from (`torch.manual_seed` also looks for devices that are not there)."""
-    torch.default_generator.manual_seed(seed)
-    if torch.device(device).type == "cuda":
-        torch.cuda.manual_seed_all(seed)
-
-
-def autocast(device: str, precision: str) -> torch.autocast:
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def resolve_device(device: str) -> str:
-    """`auto` → cuda where there is one, else cpu.
-
-    Raises:
-        ValueError: a device that torch does not know, or CUDA where there is none.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        kind = device
-    if kind not in ("cpu", "cuda"):
-        raise ValueError(f"unknown device {device!r}; choose from auto, cpu, cuda, cuda:N")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r}: this torch finds no CUDA; choose cpu or auto")
-    if kind == "cuda" and (torch.device(device).index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device {device!r}: this machine has {torch.cuda.device_count()} CUDA devices")
-    return device
-
-
-def resolve_precision(precision: Precision, device: str) -> Literal["bf16", "fp32"]:
-    """`auto` → bf16 where the hardware multiplies in it (AVX512-BF16, Ampere and later), else fp32."""
-    if precision != "auto":
-        return precision
-    if torch.device(device).type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
-
-
-def resolve_threads(threads: int | None) -> int:
-    """Set torch's CPU threads, all cores by default; returns the count.
-
-    Raises:
-        ValueError: fewer than one.
-    """
-    if threads is not None and threads < 1:
-        raise ValueError(f"--threads {threads}: at least 1 is needed")
-    if threads is not None:
-        torch.set_num_threads(threads)
-    return torch.get_num_threads()

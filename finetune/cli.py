@@ -97,12 +97,13 @@ class Train(FineTuneFlags):
     def fit(self, arm: Arm, out: Path) -> tuple[RunResult, RunResult]:
         """Train, test and save; the validation and the test result, both in the store."""
         import data
-        from experiments import loop, results, tables
+        from experiments import results, tables
+        from experiments.machine import Machine
         from experiments.tracking import Tracker
         from finetune.train import evaluate, to_checkpoint, train
         from models.checkpoint import save
 
-        machine = loop.Machine.resolve(self.device, self.precision, self.threads)
+        machine = Machine.resolve(self.device, self.precision, self.threads)
         split = data.load_split(self.data, self.protocol, self.data_folder, self.seed)
         context, recipe = self.context(split), self.recipe
         arm.check(split.train)

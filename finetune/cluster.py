@@ -45,3 +45,11 @@ def started(num_workers: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong in the worker, without Ray's account of where."""
+    from ray.exceptions import RayTaskError
+
+    cause = error.cause if isinstance(error, RayTaskError) else error
+    return str(cause).strip().partition("\n")[0]

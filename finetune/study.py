@@ -17,6 +17,7 @@ from data.split import Split
 from experiments import loop, results, tables
 from experiments.cli import continuing
 from experiments.files import write_json
+from experiments.machine import Machine, resolve_device, resolve_precision
 from experiments.results import RunResult
 from experiments.tracking import Tracker
 from finetune import cluster, compare
@@ -102,9 +103,9 @@ def run_study(flags: Tune, budget: Budget) -> None:
     transfer.check(split.train)
     tables.say(transfer.loaded)
     notes = Notes(flags, transfer, split)
-    device = loop.resolve_device(flags.device)
+    device = resolve_device(flags.device)
     num_workers = flags.threads or min(available_cores(), GPU_WORKERS if device != "cpu" else MAX_WORKERS)
-    machine = loop.Machine(device=device, precision=loop.resolve_precision(flags.precision, device), threads=1)
+    machine = Machine(device=device, precision=resolve_precision(flags.precision, device), threads=1)
     tracker = Tracker.open(flags.tracking, "finetune")
     with (
         tracker.run(f"tune {transfer.origin}", flags.settings(), {"badge": split.badge}) as tracked,
@@ -139,7 +140,7 @@ def run_study(flags: Tune, budget: Budget) -> None:
 
 
 def _search_and_compare(flags: Tune, study: Study, notes: Notes, budget: Budget) -> None:
-    from finetune.tune import final_runs, run_finals
+    from finetune.finals import final_runs, run_finals
 
     if "finals" not in notes.content:
         _plan_and_search(flags, study, notes, budget)
@@ -214,7 +215,7 @@ def _show(flags: Tune, study: Study, notes: Notes, ending: str) -> None:
 
 
 def _save_chosen(flags: Tune, study: Study, final: Sequence[RunResult], arm: str) -> str:
-    from finetune.tune import model_file
+    from finetune.finals import model_file
 
     validated = [result for result in final if result.arm == arm and result.part == "validation"]
     best = max(validated, key=lambda result: result.metrics["macro_recall"])

@@ -19,6 +19,7 @@ from data.batches import shuffled
 from data.beats import Beats
 from data.split import Split
 from experiments import loop
+from experiments.machine import Machine, seed_everything
 from experiments.metrics import confusion_matrix, macro_recall_error, recall_per_class, scores
 from experiments.results import Part, RunResult, versions
 from finetune import schedules
@@ -62,11 +63,11 @@ class Arm:
 
     def build(self, head: str, num_classes: int, seed: int) -> Classifier:
         """The same seed gives every arm the same head, whatever its encoder."""
-        loop.seed_everything(loop.mix(seed, "weights", 0), "cpu")
+        seed_everything(loop.mix(seed, "weights", 0), "cpu")
         encoder = models.build(self.spec)
         if self.checkpoint is not None:
             encoder, _ = attach(self.checkpoint, self.origin)
-        loop.seed_everything(loop.mix(seed, "head", 0), "cpu")
+        seed_everything(loop.mix(seed, "head", 0), "cpu")
         return Classifier(encoder, head, num_classes)
 
 
@@ -210,7 +211,7 @@ def train(
     recipe: Recipe,
     seed: int,
     context: Context,
-    machine: loop.Machine,
+    machine: Machine,
     *,
     state_file: Path | None = None,
     resume: bool = False,

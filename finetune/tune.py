@@ -1,12 +1,11 @@
-"""The search: Ray Tune over recipes for each arm at equal budgets, then each arm's best again on paired seeds.
+"""The search: Ray Tune over recipes, for each arm at equal budgets.
 
-Every finished trial and run is one line in the results store under the study's name. A study that was interrupted
-reads its lines back and does only what is missing.
+Every finished trial is one line in the results store under the study's name. A search that was interrupted reads its
+lines back and does only what is missing.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,20 +16,20 @@ import optuna
 import ray
 import torch
 from ray import tune
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from data.beats import Beats
 from data.split import Split, subset
 from experiments import loop, results, tables
+from experiments.machine import Machine, resolve_threads
 from experiments.metrics import macro_recall
 from experiments.results import RunResult
 from experiments.tracking import Run
-from finetune.plan import SEARCH_EPOCHS, Finals, Search
+from finetune.cluster import first_line
+from finetune.plan import SEARCH_EPOCHS, Search
 from finetune.recipe import Recipe, recipe_of
-from finetune.train import Arm, Context, Epoch, evaluate, to_checkpoint, train
-from models.checkpoint import Checkpoint, save
+from finetune.train import Arm, Context, Epoch, train
 
 SPACE: Mapping[str, Any] = {
     "lr": tune.loguniform(5e-4, 1e-2),
@@ -63,7 +62,7 @@ class Study:
     base: Context
     seed: int
     num_workers: int
-    machine: loop.Machine
+    machine: Machine
     folder: Path
     store: Path
     tracked: Run
@@ -106,9 +105,9 @@ def measure_speed(study: Study) -> float:
 
 
 @ray.remote(num_cpus=1)
-def _speed(shared: tuple[Arm, Split, Context, loop.Machine]) -> float:
+def _speed(shared: tuple[Arm, Split, Context, Machine]) -> float:
     arm, split, context, machine = shared
-    loop.resolve_threads(machine.threads)
+    resolve_threads(machine.threads)
     for epochs in (1, 2):  # the first call warms up
         cost = train(arm, split, Recipe(epochs=epochs), 0, context, machine).validation.cost
     return cost["beats"] / cost["seconds"]
@@ -181,10 +180,10 @@ def _optuna(study: Study, arm: Arm, done: Sequence[RunResult]) -> OptunaSearch:
 
 
 def _trial(
-    config: dict[str, Any], arm: Arm, split: Split, plan: Search, seed: int, context: Context, machine: loop.Machine
+    config: dict[str, Any], arm: Arm, split: Split, plan: Search, seed: int, context: Context, machine: Machine
 ) -> None:
     """One trial, in a worker: after every epoch reports the one that would be kept."""
-    loop.resolve_threads(machine.threads)
+    resolve_threads(machine.threads)
 
     def report(epoch: Epoch) -> None:
         tune.report(
@@ -233,83 +232,3 @@ class Recorder(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
         tables.say(f"search {self.arm.name}: a trial failed and is left out · {trial.config} · see {trial.local_path}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Final:
-    """One run of the comparison: an arm's best recipe, one seed, all the beats that the plan says."""
-
-    arm: Arm
-    recipe: Recipe
-    seed: int
-
-
-def final_runs(study: Study, plan: Finals, best: Mapping[str, Recipe]) -> list[Final]:
-    """Seed by seed, so that an interrupted study has whole pairs. The control `random-frozen` is an untrained encoder
-    under the transfer arm's head, rate and balance."""
-    transfer, scratch = study.arms
-    arms = [
-        (transfer, best["transfer"]),
-        (scratch, best["scratch"]),
-        (replace(scratch, name="random-frozen"), replace(best["transfer"], schedule="frozen")),
-    ]
-    return [
-        Final(arm=arm, recipe=replace(recipe, epochs=plan.num_epochs), seed=seed)
-        for seed in range(study.seed, study.seed + plan.num_seeds)
-        for arm, recipe in arms
-    ]
-
-
-def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats, deadline: float) -> None:
-    """Run what the store does not hold yet; each result is recorded as it comes.
-
-    Raises:
-        KeyboardInterrupt: passed on; what had finished is in the store.
-        TimeoutError: `deadline` (`time.monotonic()`) passed first; the same.
-    """
-    done = {(result.arm, result.seed) for result in study.finished("final") if result.part == "test"}
-    left = [final for final in finals if (final.arm.name, final.seed) not in done]
-    train_part = subset(study.split.train, plan.num_beats, study.seed)
-    shared = ray.put((replace(study.split, train=train_part), test, study.context("final"), study.machine))
-    pending = {_final.remote(final, shared): final for final in left}
-    while pending:
-        study.stop_if_interrupted()
-        ready, _ = ray.wait(list(pending), timeout=0.5)
-        if not ready and time.monotonic() > deadline:
-            raise TimeoutError
-        if not ready:
-            continue
-        final = pending.pop(ready[0])
-        try:
-            validation, tested, checkpoint = ray.get(ready[0])
-        except RayError as error:
-            tables.say(f"seed {final.seed} {final.arm.name} failed and is left out: {first_line(error)}")
-            continue
-        save(model_file(study, final.arm.name, final.seed), checkpoint)
-        study.record(validation)
-        study.record(tested)
-        scored, seconds = tested.metrics, tables.duration(tested.cost["seconds"])
-        tables.say(
-            f"seed {final.seed} {final.arm.name} · test macro recall {scored['macro_recall']:.3f} · "
-            f"macro F1 {scored['macro_f1']:.3f} · {seconds} · {len(pending)} runs left"
-        )
-
-
-@ray.remote(num_cpus=1)
-def _final(final: Final, shared: tuple[Split, Beats, Context, loop.Machine]) -> tuple[RunResult, RunResult, Checkpoint]:
-    split, test, context, machine = shared
-    loop.resolve_threads(machine.threads)
-    trained = train(final.arm, split, final.recipe, final.seed, context, machine)
-    confusion, cost = evaluate(trained.model, test), trained.validation.cost
-    tested = context.result(final.arm, final.recipe, final.seed, "test", confusion, cost)
-    return trained.validation, tested, to_checkpoint(trained, split.train)
-
-
-def first_line(error: RayError) -> str:
-    """What went wrong in the worker, without Ray's account of where."""
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    return str(cause).strip().partition("\n")[0]
-
-
-def model_file(study: Study, arm: str, seed: int) -> Path:
-    return study.folder / "models" / f"{arm}_{seed}.pt"

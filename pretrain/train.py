@@ -18,6 +18,7 @@ from data.batches import shuffled
 from data.beats import Beats
 from data.store import MissingFile
 from experiments import loop
+from experiments.machine import Machine, seed_everything
 from experiments.results import git_commit, versions
 from experiments.tables import ProgressLine
 from experiments.tracking import Tracker
@@ -108,10 +109,10 @@ def pretrain_encoder(flags: Pretrain) -> Outcome:
         KeyboardInterrupt: passed on after the state is written; `--resume` continues.
     """
     start = time.monotonic()
-    machine = loop.Machine.resolve(flags.device, flags.precision, flags.threads)
+    machine = Machine.resolve(flags.device, flags.precision, flags.threads)
     make_task = pretrain.task_class(flags.task)
     beats = data.load(flags.data, "train", flags.data_folder)
-    loop.seed_everything(loop.mix(flags.seed, "weights", 0), machine.device)
+    seed_everything(loop.mix(flags.seed, "weights", 0), machine.device)
     encoder = models.build(EncoderSpec(name=flags.arch, num_samples=beats.signal.shape[-1]))
     task = make_task(encoder, flags.objective(beats.num_classes))
     settings = loop.Settings(

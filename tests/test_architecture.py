@@ -12,7 +12,7 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for room in ROOMS for path in
 COMMAND_LINES = ("__main__.py", "cli.py", "explore.py")
 HEAVY = ("torch", "ray", "mlflow", "polars", "pyarrow", "sklearn", "imblearn", "scipy", "optuna")
 ONLY_IN = {
-    "ray": ("finetune/tune.py", "finetune/cluster.py"),
+    "ray": ("finetune/tune.py", "finetune/finals.py", "finetune/cluster.py"),
     "mlflow": ("experiments/tracking.py",),
 }
 

@@ -17,6 +17,7 @@ from torch.optim import AdamW
 from data.split import Split, stratified
 from data.synthetic import synthetic_arrhythmia
 from experiments import loop
+from experiments.machine import Machine, resolve_precision, resolve_threads
 from finetune.recipe import Recipe
 from finetune.train import Arm, FineTuning, ignore
 from models.encoder import EncoderSpec
@@ -41,7 +42,7 @@ def bare(split: Split) -> float:
     return len(signal) / (time.perf_counter() - start)
 
 
-def ours(split: Split, machine: loop.Machine) -> float:
+def ours(split: Split, machine: Machine) -> float:
     """The loop behind `python -m finetune train`, without augmentation: beats per second."""
     recipe = Recipe(balance="none", augment=False, epochs=1, batch_size=BATCH_SIZE)
     model = ARM.build("linear", split.train.num_classes, 0)
@@ -54,8 +55,8 @@ def ours(split: Split, machine: loop.Machine) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=None)
-    threads = loop.resolve_threads(parser.parse_args().threads)
-    machine = loop.Machine(precision=loop.resolve_precision("auto", "cpu"), threads=threads)
+    threads = resolve_threads(parser.parse_args().threads)
+    machine = Machine(precision=resolve_precision("auto", "cpu"), threads=threads)
     beats = synthetic_arrhythmia(BATCH_SIZE * NUM_STEPS + 64, 0)
     train, validation = stratified(beats.labels, 64 / len(beats), 0)
     split = Split(

@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from experiments import loop
 from experiments.files import load_tensors
-from experiments.loop import History, Machine, Settings
+from experiments.loop import History, Settings
+from experiments.machine import Machine
 
 NUM_BEATS, BATCH, EPOCHS = 24, 4, 3
 STEPS = NUM_BEATS // BATCH * EPOCHS
@@ -290,46 +291,3 @@ def test_seeds_differ_by_run_purpose_and_number() -> None:
     assert len(set(drawn)) == 200
     assert all(0 <= seed < 2**63 for seed in drawn)
     assert loop.mix(3, "step", 5) == loop.mix(3, "step", 5)
-
-
-@pytest.mark.parametrize("device", ["tpu", "", "cuda:x", "mps", "meta"])
-def test_an_unknown_device_lists_the_choices(device: str) -> None:
-    with pytest.raises(ValueError, match=f"unknown device '{device}'; choose from auto, cpu, cuda"):
-        loop.resolve_device(device)
-
-
-def test_auto_is_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert loop.resolve_device("auto") == "cuda"
-    assert loop.resolve_device("cuda:1") == "cuda:1"
-    with pytest.raises(ValueError, match="'cuda:2': this machine has 2 CUDA devices"):
-        loop.resolve_device("cuda:2")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert loop.resolve_device("auto") == "cpu"
-    for device in ("cuda", "cuda:0"):
-        with pytest.raises(ValueError, match=f"device '{device}': this torch finds no CUDA; choose cpu or auto"):
-            loop.resolve_device(device)
-
-
-@pytest.mark.parametrize("threads", [0, -2])
-def test_fewer_than_one_thread_is_refused(threads: int) -> None:
-    with pytest.raises(ValueError, match=f"--threads {threads}: at least 1 is needed"):
-        loop.resolve_threads(threads)
-
-
-def test_threads_are_set_and_told() -> None:
-    before = torch.get_num_threads()
-    assert loop.resolve_threads(None) == before == torch.get_num_threads()
-    assert loop.resolve_threads(2) == 2 == torch.get_num_threads()
-    assert Machine.resolve("cpu", "fp32", 1) == Machine(device="cpu", precision="fp32", threads=1)
-
-
-@pytest.mark.parametrize(("supported", "precision"), [(True, "bf16"), (False, "fp32")])
-def test_precision_follows_the_hardware_unless_it_is_said(
-    supported: bool, precision: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: supported)
-    assert loop.resolve_precision("auto", "cpu") == precision
-    assert loop.resolve_precision("bf16", "cpu") == "bf16"
-    assert loop.resolve_precision("fp32", "cpu") == "fp32"

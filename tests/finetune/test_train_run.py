@@ -15,7 +15,7 @@ from data.balance import BALANCES
 from data.beats import Beats
 from data.split import Split
 from data.synthetic import synthetic_arrhythmia
-from experiments.loop import Machine
+from experiments.machine import Machine
 from finetune.recipe import Recipe
 from finetune.schedules import SCHEDULES
 from finetune.train import Arm, Context, Epoch, FineTuning, Trained, evaluate, to_checkpoint, train

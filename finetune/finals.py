@@ -1,0 +1,98 @@
+"""The comparison's runs: each arm's best recipe again, on paired seeds, the test part looked at once by each.
+
+Every finished run is recorded as it comes; what an interrupted comparison has is not run again.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import ray
+from ray.exceptions import RayError
+
+from data.beats import Beats
+from data.split import Split, subset
+from experiments import tables
+from experiments.machine import Machine, resolve_threads
+from experiments.results import RunResult
+from finetune.cluster import first_line
+from finetune.plan import Finals
+from finetune.recipe import Recipe
+from finetune.train import Arm, Context, evaluate, to_checkpoint, train
+from finetune.tune import Study
+from models.checkpoint import Checkpoint, save
+
+
+@dataclass(frozen=True, kw_only=True)
+class Final:
+    """One run of the comparison: an arm's best recipe, one seed, all the beats that the plan says."""
+
+    arm: Arm
+    recipe: Recipe
+    seed: int
+
+
+def final_runs(study: Study, plan: Finals, best: Mapping[str, Recipe]) -> list[Final]:
+    """Seed by seed, so that an interrupted study has whole pairs. The control `random-frozen` is an untrained encoder
+    under the transfer arm's head, rate and balance."""
+    transfer, scratch = study.arms
+    arms = [
+        (transfer, best["transfer"]),
+        (scratch, best["scratch"]),
+        (replace(scratch, name="random-frozen"), replace(best["transfer"], schedule="frozen")),
+    ]
+    return [
+        Final(arm=arm, recipe=replace(recipe, epochs=plan.num_epochs), seed=seed)
+        for seed in range(study.seed, study.seed + plan.num_seeds)
+        for arm, recipe in arms
+    ]
+
+
+def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats, deadline: float) -> None:
+    """Run what the store does not hold yet; each result is recorded as it comes.
+
+    Raises:
+        KeyboardInterrupt: passed on; what had finished is in the store.
+        TimeoutError: `deadline` (`time.monotonic()`) passed first; the same.
+    """
+    done = {(result.arm, result.seed) for result in study.finished("final") if result.part == "test"}
+    left = [final for final in finals if (final.arm.name, final.seed) not in done]
+    train_part = subset(study.split.train, plan.num_beats, study.seed)
+    shared = ray.put((replace(study.split, train=train_part), test, study.context("final"), study.machine))
+    pending = {_final.remote(final, shared): final for final in left}
+    while pending:
+        study.stop_if_interrupted()
+        ready, _ = ray.wait(list(pending), timeout=0.5)
+        if not ready and time.monotonic() > deadline:
+            raise TimeoutError
+        if not ready:
+            continue
+        final = pending.pop(ready[0])
+        try:
+            validation, tested, checkpoint = ray.get(ready[0])
+        except RayError as error:
+            tables.say(f"seed {final.seed} {final.arm.name} failed and is left out: {first_line(error)}")
+            continue
+        save(model_file(study, final.arm.name, final.seed), checkpoint)
+        study.record(validation)
+        study.record(tested)
+        scored, seconds = tested.metrics, tables.duration(tested.cost["seconds"])
+        tables.say(
+            f"seed {final.seed} {final.arm.name} · test macro recall {scored['macro_recall']:.3f} · "
+            f"macro F1 {scored['macro_f1']:.3f} · {seconds} · {len(pending)} runs left"
+        )
+
+
+@ray.remote(num_cpus=1)
+def _final(final: Final, shared: tuple[Split, Beats, Context, Machine]) -> tuple[RunResult, RunResult, Checkpoint]:
+    split, test, context, machine = shared
+    resolve_threads(machine.threads)
+    trained = train(final.arm, split, final.recipe, final.seed, context, machine)
+    confusion, cost = evaluate(trained.model, test), trained.validation.cost
+    tested = context.result(final.arm, final.recipe, final.seed, "test", confusion, cost)
+    return trained.validation, tested, to_checkpoint(trained, split.train)
+
+
+def model_file(study: Study, arm: str, seed: int) -> Path:
+    return study.folder / "models" / f"{arm}_{seed}.pt"
