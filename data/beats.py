@@ -1,12 +1,15 @@
 """Beats: the one in-memory type, and the two rules that every beat obeys: scaled to 0…1, zero after its end."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from data.intervals import RATIOS
 
 NUM_SAMPLES = 187
 RATE_HZ = 125.0
@@ -38,7 +41,11 @@ class Beats:
     group: Tensor | None = None
     """int64, (num_beats,): patient or record; −1 for a beat that belongs to none."""
     intervals: Tensor | None = None
-    """float32, (num_beats, 2): RR interval before and after the beat, over the median RR around it."""
+    """float32, (num_beats, 6): the log RR ratios of `data.intervals.RATIOS`."""
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    """Beats of the source that reading left out, by reason."""
+    remarks: tuple[str, ...] = ()
+    """What reading did to the beats: padded, cropped, resampled, scaled."""
 
     def __post_init__(self) -> None:
         if self.signal.ndim != 3 or self.signal.dtype != torch.float32 or not self.signal.is_contiguous():
@@ -50,8 +57,8 @@ class Beats:
             tensor = getattr(self, name)
             if tensor is not None and (tensor.shape != (len(self),) or tensor.dtype != torch.int64):
                 raise ValueError(f"{name} must be int64 ({len(self)},), not {tensor.dtype} {tuple(tensor.shape)}")
-        if self.intervals is not None and (self.intervals.ndim != 2 or len(self.intervals) != len(self)):
-            raise ValueError(f"intervals must be ({len(self)}, num_intervals), not {tuple(self.intervals.shape)}")
+        if self.intervals is not None and self.intervals.shape != (len(self), len(RATIOS)):
+            raise ValueError(f"intervals must be ({len(self)}, {len(RATIOS)}), not {tuple(self.intervals.shape)}")
         if self.target is not None and len(self) and not 0 <= self.target.min() <= self.target.max() < self.num_classes:
             raise ValueError(f"target must be within 0…{self.num_classes - 1}, the classes {' '.join(self.classes)}")
 

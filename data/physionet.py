@@ -14,6 +14,7 @@ from scipy.ndimage import median
 from scipy.signal import resample_poly
 
 from data.beats import NUM_SAMPLES, RATE_HZ, Beats, derive, measure_length, scale_and_pad
+from data.intervals import log_ratios, rr_before_after
 from data.known import CLASSES
 
 # de Chazal, O'Dwyer and Reilly 2004, IEEE TBME 51(7):1196–1206
@@ -36,7 +37,6 @@ UP, DOWN = 25, 72  # 360 Hz × 25 / 72 = 125 Hz
 WINDOW_S = 10
 BEAT_PER_RR = 1.2
 MIN_SAMPLES = 40
-MAX_INTERVAL = 4.0  # record 207's stretches without beats give RR ratios near 100
 
 
 class Record(NamedTuple):
@@ -156,11 +156,9 @@ def cut(signal: NDArray[np.floating], start: NDArray[np.int64], label: NDArray[n
     rr = local_rr(start)
     length = np.minimum(np.round(BEAT_PER_RR * rr), len(signal) - start).astype(np.int64)
     reach = np.minimum(start[:, None] + np.arange(NUM_SAMPLES), len(signal) - 1)
-    gaps = np.diff(start)
-    intervals = np.stack([np.r_[rr[:1], gaps], np.r_[gaps, rr[-1:]]], axis=1) / rr[:, None]
-    intervals = np.minimum(intervals, MAX_INTERVAL)
+    intervals = log_ratios(*rr_before_after(start))
     keep = len(signal) - start >= MIN_SAMPLES
-    return Record(scale_and_pad(signal[reach[keep]], length[keep]), label[keep], intervals[keep].astype(np.float32))
+    return Record(scale_and_pad(signal[reach[keep]], length[keep]), label[keep], intervals[keep])
 
 
 def local_rr(start: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -82,7 +82,7 @@ def synthetic_arrhythmia(num_beats: int, seed: int) -> Beats:
         _make_ventricular(where, degree, own, before, after, random)
     _make_paced(np.flatnonzero(target == 4), own, following, random)
     signal = _render(own, following, rr, after, group, random)
-    return _beats("arrhythmia", signal, rr, target, group, np.stack([before, after], axis=1), seed)
+    return _beats("arrhythmia", signal, rr, target, group, before, after, seed)
 
 
 def synthetic_ptb(num_beats: int, seed: int) -> Beats:
@@ -105,7 +105,7 @@ def synthetic_ptb(num_beats: int, seed: int) -> Beats:
     after = random.normal(1.0, 0.04, num_beats)
     signal = _render(own, own, rr, after, group, random)
     before = random.normal(1.0, 0.04, num_beats)
-    return _beats("ptb", signal, rr, target, group, np.stack([before, after], axis=1), seed)
+    return _beats("ptb", signal, rr, target, group, before, after, seed)
 
 
 def _part(draw: Callable[[int, int], Beats], name: str, part: str) -> Beats:
@@ -247,9 +247,14 @@ def _beats(
     rr: NDArray[np.float64],
     target: NDArray[np.int64],
     group: NDArray[np.int64],
-    intervals: NDArray[np.float64],
+    before: NDArray[np.float64],
+    after: NDArray[np.float64],
     seed: int,
 ) -> Beats:
+    """`before` and `after`: RR intervals over the patient's usual one, which stands for the last ten and the record."""
+    log_before, log_after = np.log(before), np.log(after)
+    steady = np.zeros_like(log_before)
+    intervals = np.stack([log_before, log_after, log_before - log_after, steady, log_before, log_after], axis=1)
     length = np.minimum(np.round(1.2 * rr * RATE_HZ), NUM_SAMPLES).astype(np.int64)
     scaled = scale_and_pad(signal, length)
     tensor = torch.from_numpy(scaled).unsqueeze(1)

@@ -60,7 +60,7 @@ def test_a_mask_selects_like_its_positions(beats: Beats) -> None:
         ("target", torch.full((300,), -1)),
         ("valid_length", torch.zeros(300)),
         ("group", torch.zeros(300, 1, dtype=torch.int64)),
-        ("intervals", torch.zeros(299, 2)),
+        ("intervals", torch.zeros(299, 6)),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(beats: Beats, field: str, wrong: torch.Tensor) -> None:
