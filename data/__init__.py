@@ -1,39 +1,89 @@
 """Files in, Beats out. Knows nothing of models.
 
-The registries hold `"module:function"` strings, so that listing the choices imports nothing heavy.
+The registry holds `"module:function"` strings, so that listing the choices imports nothing heavy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from functools import partial
+import re
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
-from data.split import VALIDATION, Split, by_patient, stratified
+from data.split import VALIDATION, Parts, Split, by_patient, stratified
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from data.beats import Beats
 
-DATASETS: dict[str, str] = {
-    "ptb": "data.store:ptb",
-    "arrhythmia": "data.store:arrhythmia",
-    "synthetic-ptb": "data.synthetic:ptb",
-    "synthetic-arrhythmia": "data.synthetic:arrhythmia",
-}
-"""Function (part, data_dir) → Beats of each data set."""
 
-GROUPED: dict[str, dict[str, str]] = {
-    "arrhythmia": {"ds1-ds2": "data.physionet:ds1_ds2", "patient": "data.physionet:patient"},
-    "synthetic-arrhythmia": {"patient": "data.synthetic:patient"},
+class Source(NamedTuple):
+    where: str
+    """Function (data_dir, protocol) → Parts."""
+    protocols: tuple[str, ...]
+    """The first is that of `load`."""
+
+
+DATASETS: dict[str, Source] = {
+    "ptb": Source("data.published:ptb", ("beat-random",)),
+    "arrhythmia": Source("data.published:arrhythmia", ("beat-random", "ds1-ds2", "patient")),
+    "kaggle-ptb": Source("data.published:kaggle_ptb", ("beat-random",)),
+    "kaggle-arrhythmia": Source("data.published:kaggle_arrhythmia", ("beat-random",)),
+    "mitdb": Source("data.physionet:mitdb", ("beat-random", "ds1-ds2", "patient")),
+    "ptbdb": Source("data.physionet:ptbdb", ("beat-random", "patient")),
+    "ptbxl": Source("data.physionet:ptbxl", ("beat-random", "patient", "folds")),
+    "synthetic-ptb": Source("data.synthetic:ptb", ("beat-random",)),
+    "synthetic-arrhythmia": Source("data.synthetic:arrhythmia", ("beat-random", "patient")),
 }
-"""Function (data_dir) → (training Beats, function that reads the test Beats) of each protocol beside beat-random."""
+OWN = {
+    "csv": Source("data.own:csv", ("beat-random", "patient", "ds1-ds2", "folds")),
+    "parquet": Source("data.own:parquet", ("beat-random", "patient", "ds1-ds2", "folds")),
+}
+"""Beats of one's own, by `csv:PATH` and `parquet:PATH`; the function takes the path in place of the data folder."""
 
 PARTS = ("train", "test")
-BADGES = {"beat-random": "beat-random", "ds1-ds2": "record-disjoint", "patient": "patient-disjoint"}
-UNKNOWN_PATIENTS = ("ptb",)
+
+
+def parts(name: str, protocol: str | None, data_dir: Path) -> Parts:
+    """The parts of a data set, each read when it is asked for.
+
+    beat-random: the files as they are published, or a stratified fifth for testing; the same patients on both sides.
+    patient: a fifth of the patients for testing. ds1-ds2: de Chazal's records, classes N S V F. folds: PTB-XL's own.
+
+    Args:
+        name: a name of `DATASETS`, or csv:PATH or parquet:PATH for beats of one's own.
+        protocol: None for the data set's first.
+
+    Raises:
+        ValueError: an unknown name, or a protocol that the data set does not support; one line.
+    """
+    from pathlib import Path
+
+    prefix, _, path = name.partition(":")
+    if is_own(name):
+        source, place = OWN[prefix], Path(path)
+    elif name in DATASETS:
+        source, place = DATASETS[name], data_dir
+    else:
+        raise ValueError(f"unknown data set {name}; choose from {', '.join(DATASETS)}, csv:PATH, parquet:PATH")
+    chosen = protocol or source.protocols[0]
+    if chosen not in source.protocols:
+        raise ValueError(f"data set {name} supports protocol {', '.join(source.protocols)}, not {chosen}")
+    module, function = source.where.split(":")
+    return getattr(import_module(module), function)(place, chosen)
+
+
+def is_own(name: str) -> bool:
+    """Whether it is csv:PATH or parquet:PATH."""
+    prefix, _, path = name.partition(":")
+    return bool(path) and prefix in OWN
+
+
+def short_name(name: str) -> str:
+    """How a data set is called in file names: the stem of the path where it is the user's own."""
+    from pathlib import Path
+
+    return Path(re.sub(r"@[\d.]+$", "", name.partition(":")[2])).stem if is_own(name) else name
 
 
 def load(name: str, part: str, data_dir: Path) -> Beats:
@@ -42,66 +92,28 @@ def load(name: str, part: str, data_dir: Path) -> Beats:
     Raises:
         ValueError: an unknown name or part, or a file that is missing or not as it should be; one line.
     """
-    _check_choice("data set", name, DATASETS)
-    _check_choice("part", part, PARTS)
-    return _resolve(DATASETS[name])(part, data_dir)
+    if part not in PARTS:
+        raise ValueError(f"unknown part {part}; choose from {', '.join(PARTS)}")
+    found = parts(name, None, data_dir)
+    return found.load_train() if part == "train" else found.load_test()
 
 
 def load_split(name: str, protocol: str, data_dir: Path, seed: int = 0) -> Split:
-    """Split a data set into training, validation and test by a protocol.
+    """Split a data set into training, validation and test by a protocol (see `parts`).
 
-    beat-random: the files as they are, the same patients on both sides; every data set.
-    ds1-ds2: de Chazal's records, classes N S V F; `arrhythmia`, from PhysioNet's records.
-    patient: no patient on two sides; `arrhythmia`, from PhysioNet's records, and `synthetic-arrhythmia`.
-
-    A tenth of the training part is for validation, chosen by `seed`: stratified, or whole groups where the
-    protocol holds groups apart. The test part is the same for every seed.
+    Where the source has no validation part of its own, it is a tenth of the training part, chosen by `seed`:
+    stratified, or whole groups where the protocol holds groups apart. The test part is the same for every seed.
 
     Raises:
         ValueError: an unknown name, a protocol that the data set does not support, or missing files; one line.
     """
-    _check_choice("data set", name, DATASETS)
-    grouped = GROUPED.get(name, {})
-    supported = ["beat-random", *grouped]
-    if protocol not in supported:
-        reason = "" if grouped else ": its beats do not name their patients"
-        raise ValueError(f"data set {name} supports protocol {', '.join(supported)}, not {protocol}{reason}")
-    if protocol == "beat-random":
-        check_files(name, data_dir)
-        train, load_test = load(name, "train", data_dir), partial(load, name, "test", data_dir)
-        kept, held_out = stratified(train.labels, VALIDATION, seed)
+    found = parts(name, protocol, data_dir)
+    found.check()
+    train = found.load_train()
+    if found.load_validation is not None:
+        validation = found.load_validation()
     else:
-        train, load_test = _resolve(grouped[protocol])(data_dir)
-        kept, held_out = by_patient(train, VALIDATION, seed)
-    return Split(
-        train=train.select(kept),
-        validation=train.select(held_out),
-        load_test=load_test,
-        protocol=protocol,
-        badge="unknown" if name in UNKNOWN_PATIENTS or "unrecognised" in train.source else BADGES[protocol],
-    )
-
-
-def check_files(name: str, data_dir: Path) -> None:
-    """See that every file of a data set is there and is no pointer, before hours are spent on one of them.
-
-    Raises:
-        ValueError: one is missing, empty, a folder or a Git LFS pointer.
-    """
-    from data.known import FILES
-
-    if name in FILES:
-        from data.store import check_is_data, find
-
-        for part in PARTS:
-            check_is_data(find(name, part, data_dir))
-
-
-def _check_choice(what: str, value: str, choices: Collection[str]) -> None:
-    if value not in choices:
-        raise ValueError(f"unknown {what} {value}; choose from {', '.join(choices)}")
-
-
-def _resolve(reference: str) -> Callable[..., Any]:
-    module, function = reference.split(":")
-    return getattr(import_module(module), function)
+        random = protocol == "beat-random"
+        kept, held_out = stratified(train.labels, VALIDATION, seed) if random else by_patient(train, VALIDATION, seed)
+        train, validation = train.select(kept), train.select(held_out)
+    return Split(train=train, validation=validation, load_test=found.load_test, protocol=protocol, badge=found.badge())

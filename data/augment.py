@@ -56,6 +56,39 @@ def shift(signal: Tensor, valid_length: Tensor) -> Tensor:
     return signal.gather(-1, source[:, None].expand_as(signal))
 
 
+def time_warp(signal: Tensor, valid_length: Tensor) -> Tensor:
+    """Play each beat up to a fifth faster here and slower there (Um et al. 2017, ICMI, arXiv 1706.00527).
+
+    The time axis is bent by three sines of random height that vanish at both ends, so the R peak and the valid length
+    stay; their slopes sum to .2 at most, so time never runs backwards.
+    """
+    last = (valid_length[:, None] - 1).clamp(min=1)
+    time = torch.arange(signal.shape[-1], device=signal.device)
+    angle = torch.pi * (time / last).clamp(max=1)
+    bend = torch.zeros_like(angle)
+    for turns, slope in enumerate(torch.rand(3, len(signal), 1, device=signal.device), start=1):
+        bend += 0.2 / 3 * (2 * slope - 1) * torch.sin(turns * angle) / turns
+    source = (time + last / torch.pi * bend).clamp(min=0).minimum(last)
+    before = source.long()
+    after = (before + 1).clamp(max=signal.shape[-1] - 1)
+    earlier, later = (signal.gather(-1, at[:, None].expand_as(signal)) for at in (before, after))
+    return earlier.lerp(later, (source - before)[:, None].to(signal.dtype))
+
+
+def mix(signal: Tensor, valid_length: Tensor) -> Tensor:
+    """Add up to a fifth of another beat of the batch, as far as both last.
+
+    Mixup (Zhang et al. 2018, arXiv 1710.09412) draws the share from 0 to 1 and mixes the labels with it; here
+    the beat's own share is .8 or more, and it keeps its label, R peak and length.
+    """
+    num_beats = len(signal)
+    step = torch.randint(1, max(num_beats, 2), (num_beats,), device=signal.device)
+    other = (torch.arange(num_beats, device=signal.device) + step) % num_beats
+    both = valid_mask(valid_length.minimum(valid_length[other]), signal.shape[-1])
+    share = torch.empty(num_beats, 1, 1, device=signal.device, dtype=signal.dtype).uniform_(0.0, 0.2)
+    return signal.lerp(signal[other], share * both)
+
+
 Augmentation = Callable[[Tensor, Tensor], Tensor]
 
 AUGMENTATIONS: dict[str, Augmentation] = {
@@ -64,10 +97,12 @@ AUGMENTATIONS: dict[str, Augmentation] = {
     "noise": noise,
     "span_mask": span_mask,
     "shift": shift,
+    "time_warp": time_warp,
+    "mix": mix,
 }
 
 
-def augment(signal: Tensor, valid_length: Tensor, names: Sequence[str] = tuple(AUGMENTATIONS)) -> Tensor:
+def augment(signal: Tensor, valid_length: Tensor, names: Sequence[str]) -> Tensor:
     """Apply the named augmentations in turn.
 
     Raises:

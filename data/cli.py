@@ -1,15 +1,16 @@
-"""python -m data list | get | check. Imports nothing heavy at module level."""
+"""python -m data list | get | build | check | split | explore | imitate. Imports nothing heavy at module level."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import tyro
 
-from data import DATASETS, PARTS, load
-from data.known import CLASSES, FILES, KNOWN_FILES
+import data
+from data.explore import Explore
+from data.known import CLASSES, DATABASES, FILES, KAGGLE_FILES, KNOWN_FILES, kaggle_by_hand
 from experiments import cli
 from experiments.files import sha256
 
@@ -21,82 +22,184 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class List(cli.DataFlags, cli.Report):
-    """List the data sets: their files, whether they are here, how many beats and which classes they hold."""
+    """List the data sets: their files, whether they are here, how many beats and which classes and protocols."""
 
     def run(self) -> None:
-        rows = [_describe_file(name, part, self.data_folder) for name in FILES for part in PARTS]
-        rows += [_describe_synthetic(name) for name in DATASETS if name not in FILES]
-        mitdb = self.data_folder / "mitdb"
-        num_records = len(list(mitdb.glob("*.hea")))
-        state = f"{num_records} records" if num_records else "missing (for ds1-ds2, patient)"
-        rows.append(_row("arrhythmia", "ds1-ds2, patient", str(mitdb), state, None, CLASSES["arrhythmia"]))
-        _print_list(f"data sets in {self.data_folder}", rows)
+        from data import show
+
+        rows = show.describe_all(self.data_folder)
+        show.print_list(f"data sets in {self.data_folder}", rows)
         self.write(rows)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Get(cli.DataFlags):
-    """Download the course's files of a data set, unless they are here already."""
+    """Download data sets from their official addresses, unless they are here already; run again after a cut."""
 
     names: Annotated[tuple[str, ...], tyro.conf.Positional]
-    """Data sets: ptb, arrhythmia."""
+    """ptb, arrhythmia (the course's files), mitdb, ptbdb, ptbxl (PhysioNet's records)."""
 
     def run(self) -> None:
+        choices = ", ".join([*FILES, *DATABASES])
         if not self.names:
-            raise ValueError(f"name what to get: {', '.join(FILES)}")
+            raise ValueError(f"name what to get: {choices}")
         for name in self.names:
-            if name not in FILES:
-                without = ", which needs no files" if name in DATASETS else ""
-                raise ValueError(f"nothing to download for {name}{without}; choose from {', '.join(FILES)}")
+            if name in KAGGLE_FILES:
+                raise ValueError(kaggle_by_hand(name, self.data_folder))
+            if name not in FILES and name not in DATABASES:
+                without = ", which needs no files" if name in data.DATASETS else ""
+                raise ValueError(f"nothing to download for {name}{without}; choose from {choices}")
         for name in self.names:
-            for filename in FILES[name].values():
-                _get(filename, self.data_folder)
+            for filename in FILES.get(name, {}).values():
+                _get_file(filename, self.data_folder)
+            if name in DATABASES:
+                _get_database(name, self.data_folder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build(cli.DataFlags, cli.Report):
+    """Cut the records of a PhysioNet database into beats and write them to one Parquet file.
+
+    Put where the data files are, as NAME.parq, it is read in place of the records; anywhere else, it is
+    parquet:FILE to every command.
+    """
+
+    name: Annotated[str, tyro.conf.Positional]
+    """mitdb, ptbdb or ptbxl."""
+    folder: Annotated[Path | None, tyro.conf.arg(name="from")] = None
+    """FOLDER of the records (default: NAME/ where the data files are)."""
+    out: Path | None = None
+    """FILE to write (default: NAME.parq where the data files are)."""
+
+    def run(self) -> None:
+        if self.name not in DATABASES:
+            raise ValueError(f"nothing to build for {self.name}; choose from {', '.join(DATABASES)}")
+        out = self.out or self.data_folder / f"{self.name}.parq"
+        cli.writable(out)
+        from data import show
+        from data.physionet import build
+        from data.store import read_recorded
+
+        with show.progress(f"cutting {self.name}") as progress:
+            build(self.name, self.folder or self.data_folder / self.name, out, progress)
+        rows = [show.describe_recorded("", read_recorded(out))]
+        show.print_check(str(out), rows)
+        self.write(rows)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check(cli.DataFlags, cli.Report):
-    """Read a data set, or one Parquet file, from end to end and say what is in it."""
+    """Read a data set, or one file, from end to end and say what is in it and what reading left out or changed."""
 
     what: Annotated[str, tyro.conf.Positional]
-    """Name of a data set, or a Parquet FILE."""
-    classes: tuple[str, ...] | None = None
-    """Class names of an unrecognised FILE, from label 0 on (default: by the file's name, else N S V F Q)."""
+    """Name of a data set, a FILE of beats, or csv:FILE or parquet:FILE."""
 
     def run(self) -> None:
-        if self.what in DATASETS:
-            found = {part: load(self.what, part, self.data_folder) for part in PARTS}
+        from data import show
+
+        if self.what in data.DATASETS:
+            found = {part: data.load(self.what, part, self.data_folder) for part in data.PARTS}
+            rows = [show.describe_beats(part, beats) for part, beats in found.items()]
+        elif beats := _read_known(Path(self.what)):
+            rows = [show.describe_beats("", beats)]
         else:
-            found = {self.what: self._read_file(Path(self.what))}
-        rows = [_describe_beats(part, beats) for part, beats in found.items()]
-        _print_check(self.what, rows)
+            from data.own import read_own
+
+            kind, place = _kind_and_place(self.what)
+            rows = [show.describe_recorded("", read_own(kind, place))]
+        show.print_check(self.what, rows)
         self.write(rows)
 
-    def _read_file(self, path: Path) -> Beats:
-        if not path.exists():
-            raise ValueError(f"{path} is neither a file nor a data set; data sets are {', '.join(DATASETS)}")
-        from data.store import check_is_data, read_parquet
 
-        check_is_data(path)
-        return read_parquet(path, self.classes or CLASSES[_guess_dataset(path)])
+@dataclass(frozen=True, kw_only=True)
+class Split(cli.DataFlags, cli.Report):
+    """Show a split: beats, classes and patients of each part, what may leak, near-duplicates across parts."""
+
+    name: Annotated[str, tyro.conf.Positional] = "arrhythmia"
+    """Name of a data set, or csv:FILE or parquet:FILE."""
+    protocol: cli.Protocols = "beat-random"
+    """beat-random, ds1-ds2 (de Chazal's records), patient, or folds (PTB-XL's own)."""
+    seed: int = 0
+    """Seed of the validation part; the test part is the same for every seed."""
+    label_fraction: float = 1.0
+    """Share of the training part to keep."""
+    label_draw: int = 0
+    """Which of several draws of that share."""
+
+    def run(self) -> None:
+        from data import show
+        from data.split import with_fewer_labels
+
+        split = data.load_split(self.name, self.protocol, self.data_folder, self.seed)
+        split = with_fewer_labels(split, self.label_fraction, self.label_draw)
+        with show.progress("looking for near-duplicates"):
+            rows = show.describe_split(split)
+        show.print_split(self.name, split, rows)
+        self.write({"protocol": split.protocol, "badge": split.badge, "parts": rows})
 
 
-COMMANDS: dict[str, type[cli.Command]] = {"list": List, "get": Get, "check": Check}
+@dataclass(frozen=True, kw_only=True)
+class Imitate:
+    """Write synthetic records in the layout of a PhysioNet database, to try the way from raw records to beats."""
+
+    layout: Annotated[str, tyro.conf.Positional]
+    """mitdb, ptbdb or ptbxl."""
+    folder: Annotated[Path, tyro.conf.Positional]
+    """FOLDER to write the records into."""
+    seed: int = 0
+    """Seed of everything random."""
+
+    def run(self) -> None:
+        from data.imitate import write_records
+
+        num_beats = write_records(self.layout, self.folder, seed=self.seed)
+        print(f"{num_beats:,} synthetic beats in the layout of {self.layout}: {self.folder}")
+
+
+COMMANDS: dict[str, type[cli.Command]] = {
+    "list": List,
+    "get": Get,
+    "build": Build,
+    "check": Check,
+    "split": Split,
+    "explore": Explore,
+    "imitate": Imitate,
+}
 
 
 def main(args: Sequence[str] | None = None) -> NoReturn:
     cli.main("data", COMMANDS, args)
 
 
-def _guess_dataset(path: Path) -> str:
+def _kind_and_place(what: str) -> tuple[str, Path]:
+    """Of csv:FILE and parquet:FILE, and of a FILE, whose ending says what it is."""
+    if data.is_own(what):
+        kind, _, place = what.partition(":")
+        return kind, Path(place)
+    if not Path(what.rpartition("@")[0] or what).exists() and not Path(what).exists():
+        choices = ", ".join([*data.DATASETS, *(f"{kind}:FILE" for kind in data.OWN)])
+        raise ValueError(f"{what} is neither a file nor a data set; choose from {choices}")
+    return "csv" if ".csv" in Path(what).name.lower() else "parquet", Path(what)
+
+
+def _read_known(path: Path) -> Beats | None:
+    """Beats of a file that is, or is called like, one of the course's; None for any other."""
+    by_name = {file: name for name, files in FILES.items() for file in files.values()}
+    if not path.is_file():
+        return None
     known = KNOWN_FILES.get(sha256(path))
-    by_name = (name for name, files in FILES.items() if path.name in files.values())
-    return known.dataset if known else next(by_name, "arrhythmia")
+    name = known.dataset if known else by_name.get(path.name)
+    if name is None:
+        return None
+    from data.published import read_course
+
+    return read_course(path, CLASSES[name])
 
 
-def _get(filename: str, folder: Path) -> None:
+def _get_file(filename: str, folder: Path) -> None:
     path = folder / filename
     if path.is_file() and path.stat().st_size:
-        from data.store import is_pointer
+        from data.parquet import is_pointer
 
         if not is_pointer(path):
             known = KNOWN_FILES.get(sha256(path))
@@ -107,87 +210,8 @@ def _get(filename: str, folder: Path) -> None:
     print(f"{download(filename, folder)} downloaded: {KNOWN_FILES[sha256(path)].source}")
 
 
-def _row(name: str, part: str, file: str, state: str, num_beats: int | None, classes: Sequence[str]) -> dict[str, Any]:
-    return {
-        "name": name,
-        "part": part,
-        "file": file,
-        "state": state,
-        "beats": num_beats,
-        "classes": list(classes),
-    }
+def _get_database(name: str, folder: Path) -> None:
+    from data.download import download_database
 
-
-def _describe_file(name: str, part: str, folder: Path) -> dict[str, Any]:
-    path = folder / FILES[name][part]
-    if not path.exists():
-        return _row(name, part, str(path), "missing", None, CLASSES[name])
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from data.store import check_is_data
-
-    try:
-        check_is_data(path)
-        num_beats = pq.read_metadata(path).num_rows
-    except (ValueError, OSError, pa.ArrowException):
-        return _row(name, part, str(path), f"unreadable: run `python -m data check {name}`", None, CLASSES[name])
-    known = KNOWN_FILES.get(sha256(path))
-    return _row(name, part, str(path), known.source if known else "unrecognised", num_beats, CLASSES[name])
-
-
-def _describe_synthetic(name: str) -> dict[str, Any]:
-    return _row(name, "train, test", "", "needs no files", None, CLASSES[name.removeprefix("synthetic-")])
-
-
-def _describe_beats(part: str, beats: Beats) -> dict[str, Any]:
-    length = beats.valid_length.double()
-    return {
-        "part": part,
-        "source": beats.source,
-        "beats": len(beats),
-        "counts": beats.counts(),
-        "num_samples": beats.signal.shape[2],
-        "rate_hz": beats.rate_hz,
-        "length_s": {
-            "shortest": round(length.min().item() / beats.rate_hz, 3),
-            "median": round(length.median().item() / beats.rate_hz, 3),
-            "longest": round(length.max().item() / beats.rate_hz, 3),
-        },
-        "fingerprint": beats.fingerprint,
-    }
-
-
-def _print_list(title: str, rows: Sequence[dict[str, Any]]) -> None:
-    from rich.table import Table
-
-    from experiments.tables import console
-
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for name in ("name", "file", "state", "beats", "classes"):
-        table.add_column(name, justify="right" if name == "beats" else "left", no_wrap=name != "state")
-    for row in rows:
-        beats = "" if row["beats"] is None else f"{row['beats']:,}"
-        table.add_row(row["name"], Path(row["file"]).name, row["state"], beats, " ".join(row["classes"]))
-    console().print(table)
-
-
-def _print_check(title: str, rows: Sequence[dict[str, Any]]) -> None:
-    """One column for each part; the counts of a class stand under one another."""
-    from rich.table import Table
-
-    from experiments.tables import console
-
-    table = Table("", title=title, title_justify="left", box=None)
-    for row in rows:
-        table.add_column(row["part"] if len(rows) > 1 else "", justify="right")
-    table.add_row("source", *(row["source"] for row in rows))
-    table.add_row("beats", *(f"{row['beats']:,}" for row in rows))
-    for name in rows[0]["counts"]:
-        shares = (f"{row['counts'][name]:,} ({row['counts'][name] / row['beats']:5.1%})" for row in rows)
-        table.add_row(f"  {name}", *shares)
-    for which in rows[0]["length_s"]:
-        table.add_row(f"{which} beat", *(f"{row['length_s'][which]:.2f} s" for row in rows))
-    table.add_row("samples", *(f"{row['num_samples']} at {row['rate_hz']:g} Hz" for row in rows))
-    table.add_row("fingerprint", *(f"{row['fingerprint'][:12]}…" for row in rows))
-    console().print(table)
+    fetched = download_database(name, folder)
+    print(f"{fetched.folder} is whole: {fetched.num_files:,} files, {fetched.num_downloaded:,} downloaded now")

@@ -39,10 +39,10 @@ def rr_before_after(start: NDArray[np.integer]) -> tuple[NDArray[np.float64], ND
     The first beat has none before it and the last none after it: the neighbouring interval stands in.
 
     Raises:
-        ValueError: fewer than two beats.
+        ValueError: a single beat, which has no RR interval.
     """
-    if len(start) < 2:
-        raise ValueError("RR intervals need two beats or more")
+    if len(start) == 1:
+        raise ValueError("RR intervals need two beats")
     gaps = np.diff(start).astype(np.float64)
     return np.r_[gaps[:1], gaps], np.r_[gaps, gaps[-1:]]
 
@@ -51,11 +51,15 @@ def log_ratios(before: NDArray[np.floating], after: NDArray[np.floating]) -> NDA
     """The ratios of `RATIOS` for the beats of one record, in order.
 
     Args:
-        before, after: (num_beats,) RR intervals in any one unit, above 0.
+        before, after: (num_beats,) RR intervals in any one unit; 0 where two annotations share a sample.
 
     Returns:
         float32 (num_beats, 6), within ±2.
     """
+    if len(before) == 0:
+        return np.zeros((0, len(RATIOS)), np.float32)
+    shortest = 1e-3 * before.mean()
+    before, after = np.maximum(before, shortest), np.maximum(after, shortest)
     total = np.r_[0.0, before.cumsum()]
     end = np.arange(1, len(before) + 1)
     first = np.maximum(end - LAST, 0)

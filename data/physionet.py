@@ -1,173 +1,332 @@
-"""WFDB records of the MIT-BIH Arrhythmia Database in, segmented, labelled and record-tagged Beats out."""
+"""PhysioNet's databases as published (WFDB records) in, Beats with records and patients out.
 
+mitdb: labels from beat annotations, AAMI classes. ptbdb: the diagnosis in a header's "Reason for admission". ptbxl: the
+diagnostic superclass of `scp_codes`. One lead of each record; R peaks from annotations where there are any, else found.
+"""
+
+import csv
+import re
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import median
-from scipy.signal import resample_poly
 
-from data.beats import NUM_SAMPLES, RATE_HZ, Beats, derive, measure_length, scale_and_pad
-from data.intervals import log_ratios, rr_before_after
-from data.known import CLASSES
+from data.beats import RATE_HZ, Beats, derive, measure_length
+from data.known import CLASSES, database_by_hand
+from data.parquet import check_is_data
+from data.recorded import DS1, DS2, PACED, Recorded, group_codes, parts
+from data.segment import TOO_SHORT, Cut, cut, find_r_peaks, resample
+from data.split import Parts
+from data.store import ORIGIN, Writer, read_recorded
 
-# de Chazal, O'Dwyer and Reilly 2004, IEEE TBME 51(7):1196–1206
-# fmt: off
-DS1 = (101, 106, 108, 109, 112, 114, 115, 116, 118, 119, 122, 124, 201, 203, 205, 207, 208, 209, 215, 220, 223, 230)
-DS2 = (100, 103, 105, 111, 113, 117, 121, 123, 200, 202, 210, 212, 213, 214, 219, 221, 222, 228, 231, 232, 233, 234)
-PACED = (102, 104, 107, 217)
-# fmt: on
-RECORDS = tuple(sorted(DS1 + DS2 + PACED))
-SAME_PATIENT = {202: 201}
-PATIENT_TEST = (113, 209, 212, 217, 220, 223, 230, 233)
-"""Records of the patients held out by `protocol patient`: `by_patient(…, 0.2, seed=0)`, whatever the run's seed."""
-DS_CLASSES = ("N", "S", "V", "F")
-
+RECORDS = tuple(str(record) for record in sorted(DS1 + DS2 + PACED))
+SAME_PATIENT = {"202": "201"}
 AAMI = {"N": "NLRej", "S": "AaJS", "V": "VE", "F": "F", "Q": "/fQ"}
 """ANSI/AAMI EC57: annotation symbols of each class."""
 CLASS_OF = {symbol: label for label, name in enumerate(CLASSES["arrhythmia"]) for symbol in AAMI[name]}
-
-UP, DOWN = 25, 72  # 360 Hz × 25 / 72 = 125 Hz
-WINDOW_S = 10
-BEAT_PER_RR = 1.2
-MIN_SAMPLES = 40
-
-
-class Record(NamedTuple):
-    signal: NDArray[np.float32]
-    label: NDArray[np.int64]
-    intervals: NDArray[np.float32]
+DIAGNOSES = {"Healthy control": 0, "Myocardial infarction": 1}
+"""Of ptbdb, as in Kachuee et al. 2018; its other diagnoses are few."""
+SUPERCLASSES = ("NORM", "MI", "STTC", "CD", "HYP")
+IMITATION = "Synthetic, by data.imitate"
+"""Comment in the header of a synthetic record."""
+TOO_FEW = "in records with fewer than two beats"
 
 
-def ds1_ds2(data_dir: Path) -> tuple[Beats, Callable[[], Beats]]:
-    """DS1 and how to read DS2. Q is left out: it has next to no beats once the paced records are gone."""
-    folder = _folder(data_dir, "ds1-ds2")
-    return read_mitdb(folder, DS1, classes=DS_CLASSES), partial(read_mitdb, folder, DS2, classes=DS_CLASSES)
+class Recording(NamedTuple):
+    """One record to read."""
+
+    stem: Path
+    """Path without suffix."""
+    record: str
+    leads: tuple[str, ...]
+    """The first of these that it has is read, else its first channel."""
+    patient: str | None = None
+    label: int | None = None
+    """Of all its beats; None where each has its own annotation."""
+    fold: int | None = None
 
 
-def patient(data_dir: Path) -> tuple[Beats, Callable[[], Beats]]:
-    """The training patients and how to read the others; `group` is the patient, not the record."""
-    folder = _folder(data_dir, "patient")
-    train = tuple(record for record in RECORDS if record not in PATIENT_TEST)
-    return _read_patients(folder, train), partial(_read_patients, folder, PATIENT_TEST)
+class Listing(NamedTuple):
+    recordings: list[Recording]
+    left_out: dict[str, int]
+    """Records that are not read, by reason."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return tuple(f"{count:,} records left out: {reason}" for reason, count in self.left_out.items())
 
 
-def read_mitdb(
-    folder: Path, records: Sequence[int] = RECORDS, *, classes: Sequence[str] = CLASSES["arrhythmia"]
-) -> Beats:
-    """Read records into beats of 187 samples at 125 Hz; `group` is the record's number.
+class Database(NamedTuple):
+    source: str
+    classes: tuple[str, ...]
+    list_records: Callable[[Path], Listing]
+    suffixes: tuple[str, ...]
 
-    The lead is MLII where the record has it, else its first channel. A beat runs from its annotation for 1.2 × the
-    median RR interval of its 10-second window; the last beats of a record with fewer than 40 samples left are dropped.
 
-    Args:
-        folder: PhysioNet's `mitdb` folder (`.hea`, `.dat` and `.atr` of each record).
-        classes: beats of other AAMI classes are left out.
+def list_mitdb(folder: Path) -> Listing:
+    """Its 48 records; 201 and 202 are one patient.
 
     Raises:
-        ValueError: records are missing or cannot be read.
+        ValueError: some are missing.
     """
-    missing = [str(record) for record in records if not _is_whole(folder / str(record))]
+    missing = [record for record in RECORDS if not _is_whole(folder / record, DATABASES["mitdb"].suffixes)]
     if missing:
-        raise ValueError(
-            f"{folder} lacks {len(missing)} of {len(records)} records ({' '.join(missing[:5])}"
-            f"{' …' if len(missing) > 5 else ''}; .hea, .dat and .atr of each): "
-            f"get them from https://physionet.org/files/mitdb/1.0.0/"
-        )
-    parts = [_read_record(folder / str(record)) for record in records]
-    label = np.concatenate([part.label for part in parts])
-    wanted = np.isin(label, [CLASSES["arrhythmia"].index(name) for name in classes])
-    renumber = np.array([classes.index(name) if name in classes else -1 for name in CLASSES["arrhythmia"]])
-    signal = np.concatenate([part.signal for part in parts])[wanted]
-    target = renumber[label[wanted]]
-    group = np.repeat(records, [len(part.label) for part in parts])[wanted]
-    intervals = np.concatenate([part.intervals for part in parts])[wanted]
-    tensor = torch.from_numpy(signal).unsqueeze(1)
-    return Beats(
-        signal=tensor,
-        target=torch.from_numpy(target),
-        valid_length=measure_length(tensor),
-        classes=tuple(classes),
+        raise ValueError(_lacks(folder, "mitdb", missing, len(RECORDS)))
+    leads = ("MLII",)
+    return Listing([Recording(folder / name, name, leads, SAME_PATIENT.get(name, name)) for name in RECORDS], {})
+
+
+def list_ptbdb(folder: Path) -> Listing:
+    """Records of healthy controls and of infarctions; the patient is the folder's name, unknown in a flat copy.
+
+    Raises:
+        ValueError: no record at all, or a header without its samples.
+    """
+    recordings: list[Recording] = []
+    left_out: Counter[str] = Counter()
+    headers = sorted(folder.rglob("*.hea"))
+    missing = [path.stem for path in headers if not _is_whole(path.with_suffix(""), DATABASES["ptbdb"].suffixes)]
+    if not headers:
+        raise ValueError(f"{folder} has no records: {_how_to_get('ptbdb', folder)}")
+    if missing:
+        raise ValueError(_lacks(folder, "ptbdb", missing, len(headers)))
+    for path in headers:
+        found = re.search(r"^# *Reason for admission: *(.*?) *$", path.read_text(errors="replace"), re.MULTILINE)
+        diagnosis = found[1] if found else "none"
+        if diagnosis not in DIAGNOSES:
+            left_out[f"diagnosis {diagnosis}, neither healthy control nor myocardial infarction"] += 1
+            continue
+        name = path.parent.name
+        patient = name if re.fullmatch(r"patient\d+", name) else None
+        recordings.append(Recording(path.with_suffix(""), path.stem, ("ii", "II"), patient, DIAGNOSES[diagnosis]))
+    return Listing(recordings, dict(left_out))
+
+
+def list_ptbxl(folder: Path) -> Listing:
+    """Records of exactly one diagnostic superclass, whatever its likelihood, with patient and official fold.
+
+    Raises:
+        ValueError: its tables are missing or of another form, or some records are missing.
+    """
+    try:
+        statements = _read_csv(folder / "scp_statements.csv")
+        superclass = {row[""]: row["diagnostic_class"] for row in statements if row["diagnostic"] == "1.0"}
+        rows = [
+            (
+                row["ecg_id"],
+                str(int(float(row["patient_id"]))),
+                row["scp_codes"],
+                int(row["strat_fold"]),
+                row["filename_lr"],
+            )
+            for row in _read_csv(folder / "ptbxl_database.csv")
+        ]
+    except (OSError, csv.Error, KeyError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{folder} lacks a readable ptbxl_database.csv or scp_statements.csv: {said}") from error
+    recordings: list[Recording] = []
+    left_out: Counter[str] = Counter()
+    for ecg, patient, codes, fold, filename in rows:
+        found = {superclass[code] for code in re.findall(r"'([^']+)':", codes) if code in superclass}
+        if len(found) != 1:
+            left_out["of several diagnostic superclasses" if found else "without a diagnostic statement"] += 1
+            continue
+        label = SUPERCLASSES.index(found.pop())
+        recordings.append(Recording(folder / filename, ecg, ("II",), patient, label, fold))
+    missing = [one.record for one in recordings if not _is_whole(one.stem, DATABASES["ptbxl"].suffixes)]
+    if missing:
+        raise ValueError(_lacks(folder, "ptbxl", missing, len(recordings)))
+    return Listing(recordings, dict(left_out))
+
+
+def _read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def read_database(name: str, folder: Path, records: Collection[str] | None = None) -> Recorded:
+    """All beats of the database, or of the named records.
+
+    Raises:
+        ValueError: the folder or a record in it cannot be read, or there is not one beat; one line.
+    """
+    listing = _list(name, folder)
+    database = _as_found(DATABASES[name], listing)
+    wanted = (recording for recording in listing.recordings if records is None or recording.record in records)
+    pieces = [_read(recording, database) for recording in wanted]
+    if not any(len(piece.beats) for piece in pieces):
+        raise ValueError(f"{folder} has no beats of {name}")
+    origin = pa.concat_tables([piece.origin for piece in pieces])
+    dropped: Counter[str] = Counter()
+    for piece in pieces:
+        dropped.update(piece.beats.dropped)
+    signal = torch.cat([piece.beats.signal for piece in pieces])
+    target = torch.cat([piece.beats.labels for piece in pieces])
+    intervals = torch.cat([piece.beats.intervals for piece in pieces if piece.beats.intervals is not None])
+    beats = Beats(
+        signal=signal,
+        target=target,
+        valid_length=measure_length(signal),
+        classes=database.classes,
         rate_hz=RATE_HZ,
-        source="MIT-BIH Arrhythmia (records)",
-        fingerprint=derive("mitdb", signal, target, group, intervals),
-        group=torch.from_numpy(group),
-        intervals=torch.from_numpy(intervals),
+        source=database.source,
+        fingerprint=derive(name, signal.numpy(), target.numpy(), intervals.numpy()),
+        group=group_codes(origin["patient"]) if "patient" in origin.column_names else None,
+        intervals=intervals,
+        dropped=dict(dropped),
+        remarks=listing.remarks + _silent(sum(not len(piece.beats) for piece in pieces)),
+    )
+    return Recorded(beats, origin)
+
+
+def build(name: str, folder: Path, out: Path, progress: Callable[[int, int], None]) -> None:
+    """Write the beats of a database to one Parquet file, record by record.
+
+    Args:
+        progress: called with the records done and all of them.
+
+    Raises:
+        ValueError: as `read_database`.
+    """
+    listing = _list(name, folder)
+    database, num_silent = _as_found(DATABASES[name], listing), 0
+    with Writer(out) as writer:
+        for done, recording in enumerate(listing.recordings, start=1):
+            piece = _read(recording, database)
+            writer.append(piece)
+            num_silent += not len(piece.beats)
+            progress(done, len(listing.recordings))
+        writer.remark(*listing.remarks, *_silent(num_silent))
+
+
+def _as_found(database: Database, listing: Listing) -> Database:
+    """Records of `data.imitate` must not pass for those of patients."""
+    first = next((one.stem.with_name(f"{one.stem.name}.hea") for one in listing.recordings), None)
+    imitated = first is not None and IMITATION in first.read_text(errors="replace")
+    return database._replace(source=f"synthetic, in the layout of {database.source}") if imitated else database
+
+
+def _silent(num_records: int) -> tuple[str, ...]:
+    return (f"{num_records:,} records in which no beat was found",) if num_records else ()
+
+
+def _list(name: str, folder: Path) -> Listing:
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is missing: the records of {name} are needed; {_how_to_get(name, folder)}")
+    return DATABASES[name].list_records(folder)
+
+
+def _how_to_get(name: str, folder: Path) -> str:
+    return f"run `python -m data get {name}`, or {database_by_hand(name, folder.parent)}"
+
+
+def _lacks(folder: Path, name: str, missing: list[str], total: int) -> str:
+    named = f"{' '.join(missing[:5])}{' …' if len(missing) > 5 else ''}"
+    suffixes = ", ".join(DATABASES[name].suffixes)
+    return (
+        f"{folder} lacks {len(missing)} of {total} records ({named}; {suffixes} of each): {_how_to_get(name, folder)}"
     )
 
 
-def _folder(data_dir: Path, protocol: str) -> Path:
-    folder = data_dir / "mitdb"
-    if not folder.is_dir():
-        raise ValueError(
-            f"protocol {protocol} needs records with patients; put PhysioNet's mitdb folder at {folder} "
-            f"(https://physionet.org/files/mitdb/1.0.0/)"
-        )
-    return folder
+def _is_whole(stem: Path, suffixes: Collection[str]) -> bool:
+    return all(stem.with_name(stem.name + suffix).is_file() for suffix in suffixes)
 
 
-def _read_patients(folder: Path, records: Sequence[int]) -> Beats:
-    beats = read_mitdb(folder, records)
-    assert beats.group is not None
-    group = beats.group.clone()
-    for record, same in SAME_PATIENT.items():
-        group[group == record] = same
-    return replace(beats, group=group)
-
-
-def _is_whole(stem: Path) -> bool:
-    return all(stem.with_suffix(suffix).is_file() for suffix in (".hea", ".dat", ".atr"))
-
-
-def _read_record(stem: Path) -> Record:
+def _read(recording: Recording, database: Database) -> Recorded:
+    stem = recording.stem
     try:
-        signal, annotation = _read_wfdb(str(stem))
+        signal, rate_hz, lead, annotation = _read_wfdb(recording)
     except Exception as error:  # the reader raises whatever its parsing trips over
         raise ValueError(f"{stem}: not a readable WFDB record ({' '.join(str(error).split())})") from error
     if not np.isfinite(signal).all():
         raise ValueError(f"{stem}: sample {int(np.isfinite(signal).argmin())} of its signal is not a number")
-    label = np.array([CLASS_OF.get(symbol, -1) for symbol in annotation.symbol])
-    if np.sum(label >= 0) < 2:
-        raise ValueError(f"{stem}: fewer than two annotated beats")
-    start = np.round(annotation.sample[label >= 0] * UP / DOWN).astype(np.int64)
-    return cut(resample_poly(signal, UP, DOWN), start, label[label >= 0])
+    if annotation is None:
+        sample = find_r_peaks(signal, rate_hz)
+        label, symbol = np.full(len(sample), recording.label), None
+    else:
+        symbol = np.array(annotation.symbol, np.str_)
+        label = np.array([CLASS_OF.get(name, -1) for name in annotation.symbol], np.int64)
+        sample, symbol, label = annotation.sample[label >= 0], symbol[label >= 0], label[label >= 0]
+    dropped = {TOO_FEW: 1} if len(sample) == 1 else {}
+    if dropped:
+        sample, label, symbol = sample[:0], label[:0], None if symbol is None else symbol[:0]
+    start = np.round(sample * (RATE_HZ / rate_hz)).astype(np.int64)
+    found = cut(resample(signal, rate_hz, RATE_HZ), start)
+    return _piece(recording, database, sample, label, symbol, lead, found, dropped)
 
 
-def _read_wfdb(stem: str) -> tuple[NDArray[np.float64], Any]:
-    """The signal in mV, at 360 Hz, and the annotation."""
+def _piece(
+    recording: Recording,
+    database: Database,
+    sample: NDArray[np.int64],
+    label: NDArray[np.int64],
+    symbol: NDArray[np.str_] | None,
+    lead: str,
+    found: Cut,
+    dropped: dict[str, int],
+) -> Recorded:
+    kept, number = found.kept, len(found.signal)
+    known: dict[str, Any] = {
+        "patient": [recording.patient] * number,
+        "record": [recording.record] * number,
+        "sample": sample[kept],
+        "lead": [lead] * number,
+        "symbol": None if symbol is None else symbol[kept],
+        "rr_before_s": found.rr_before_s,
+        "rr_after_s": found.rr_after_s,
+        "fold": None if recording.fold is None else [recording.fold] * number,
+    }
+    origin = pa.table({name: pa.array(known[name], kind) for name, kind in ORIGIN.items() if known[name] is not None})
+    signal, target = torch.from_numpy(found.signal).unsqueeze(1), torch.from_numpy(label[kept])
+    beats = Beats(
+        signal=signal,
+        target=target,
+        valid_length=measure_length(signal),
+        classes=database.classes,
+        rate_hz=RATE_HZ,
+        source=database.source,
+        fingerprint=derive(recording.record, found.signal, label),
+        group=group_codes(origin["patient"]),
+        intervals=torch.from_numpy(found.intervals),
+        dropped=dropped | ({TOO_SHORT: int((~kept).sum())} if not kept.all() else {}),
+    )
+    return Recorded(beats, origin)
+
+
+def _read_wfdb(recording: Recording) -> tuple[NDArray[np.float64], float, str, Any]:
+    """The signal in mV, its rate, its lead's name, and the annotation where beats have their own labels."""
+    stem = str(recording.stem)
     with warnings.catch_warnings():  # the package uses pandas in ways that pandas is giving up
         warnings.simplefilter("ignore", DeprecationWarning)
         import wfdb
 
         header: Any = wfdb.rdheader(stem)
-        lead = header.sig_name.index("MLII") if "MLII" in header.sig_name else 0
-        record: Any = wfdb.rdrecord(stem, channels=[lead])
-        return record.p_signal[:, 0], wfdb.rdann(stem, "atr")
+        channel = next((header.sig_name.index(lead) for lead in recording.leads if lead in header.sig_name), 0)
+        record: Any = wfdb.rdrecord(stem, channels=[channel])
+        annotation: Any = wfdb.rdann(stem, "atr") if recording.label is None else None
+        return record.p_signal[:, 0], float(header.fs), header.sig_name[channel], annotation
 
 
-def cut(signal: NDArray[np.floating], start: NDArray[np.int64], label: NDArray[np.int64]) -> Record:
-    """Cut a record (num_samples,) at 125 Hz into the beats that start at `start`, in ascending order."""
-    rr = local_rr(start)
-    length = np.minimum(np.round(BEAT_PER_RR * rr), len(signal) - start).astype(np.int64)
-    reach = np.minimum(start[:, None] + np.arange(NUM_SAMPLES), len(signal) - 1)
-    intervals = log_ratios(*rr_before_after(start))
-    keep = len(signal) - start >= MIN_SAMPLES
-    return Record(scale_and_pad(signal[reach[keep]], length[keep]), label[keep], intervals[keep])
+DATABASES: dict[str, Database] = {
+    "mitdb": Database("MIT-BIH Arrhythmia (records)", CLASSES["arrhythmia"], list_mitdb, (".hea", ".dat", ".atr")),
+    "ptbdb": Database("PTB Diagnostic (records)", CLASSES["ptb"], list_ptbdb, (".hea", ".dat")),
+    "ptbxl": Database("PTB-XL (records)", SUPERCLASSES, list_ptbxl, (".hea", ".dat")),
+}
 
 
-def local_rr(start: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Median RR interval, in samples, of each beat's 10-second window; the record's where a window has no pair."""
-    window = start // int(WINDOW_S * RATE_HZ)
-    gaps = np.diff(start)
-    within = window[1:] == window[:-1]
-    numbers = np.arange(window[-1] + 1)
-    medians = np.full(len(numbers), np.median(gaps))
-    present = np.isin(numbers, window[1:][within])
-    medians[present] = median(gaps[within], window[1:][within], numbers[present])
-    return medians[window]
+def _parts(name: str, data_dir: Path, protocol: str) -> Parts:
+    """From DATA_DIR/NAME.parq, which `python -m data build` writes, or else from the records in DATA_DIR/NAME."""
+    built, folder = data_dir / f"{name}.parq", data_dir / name
+    if built.exists():
+        return parts(partial(read_recorded, built), protocol, str(built), partial(check_is_data, built))
+    return parts(partial(read_database, name, folder), protocol, str(folder), partial(_list, name, folder))
+
+
+mitdb, ptbdb, ptbxl = (partial(_parts, name) for name in DATABASES)

@@ -6,7 +6,7 @@ Imports nothing heavy at module level: `data` itself imports this module (see th
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,6 +16,20 @@ if TYPE_CHECKING:
 
 VALIDATION = 0.1
 NUM_DRAWS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The parts of a data set by one protocol, each read when it is asked for."""
+
+    load_train: Callable[[], Beats]
+    load_test: Callable[[], Beats]
+    badge: Callable[[], str]
+    """What may leak from training into test: beat-random, record-disjoint, patient-disjoint or unknown."""
+    load_validation: Callable[[], Beats] | None = None
+    """Where the source has one of its own."""
+    check: Callable[[], object] = lambda: None
+    """Sees that the files of every part are there, before hours are spent on one of them; ValueError where not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +43,14 @@ class Split:
     """beat-random, ds1-ds2 or patient."""
     badge: str
     """What may leak from training into test: beat-random, record-disjoint, patient-disjoint or unknown."""
+
+    def without_test(self) -> Split:
+        """What a worker is sent: it has no way to the test part."""
+        return replace(self, load_test=_withheld)
+
+
+def _withheld() -> Beats:
+    raise RuntimeError("the test part stays where the comparison is made")
 
 
 def stratified(target: Tensor, fraction: float, seed: int, minimum: int = 1) -> tuple[Tensor, Tensor]:
@@ -102,6 +124,21 @@ def subset(beats: Beats, num_beats: int, seed: int, minimum: int = 6) -> Beats:
     size, rank = _rank_in_class(beats.labels, seed)
     turn = torch.where(rank < minimum, rank - minimum, (rank + 0.5) / size)
     return beats.select(turn.argsort(stable=True)[:num_beats].sort().values)
+
+
+def with_fewer_labels(split: Split, fraction: float, draw: int = 0) -> Split:
+    """The split with a stratified share of its training part; validation and test stay whole.
+
+    The fractions of one draw are nested: the larger holds the smaller.
+
+    Raises:
+        ValueError: `fraction` is not above 0 and at most 1, or leaves less than a beat of each class.
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"label fraction {fraction} is not above 0 and at most 1")
+    if fraction == 1:
+        return split
+    return replace(split, train=subset(split.train, round(fraction * len(split.train)), draw))
 
 
 def _check_fraction(fraction: float) -> None:

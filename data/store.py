@@ -1,8 +1,18 @@
-"""Parquet in: the course's files, checked, as Beats."""
+"""Files of our own: Parquet of beats that adds where each came from.
 
+The description is sealed and has a SHA-256 of what each row group holds, so that damage is seen wherever it is: a
+page's own checksum leaves out all that says how to read the page. Files of others carry none: damage that leaves a
+readable table shows only in their SHA-256, which `data.known` compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -10,155 +20,229 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from data.beats import NUM_SAMPLES, RATE_HZ, Beats, measure_length
-from data.known import CLASSES, FILES, KNOWN_FILES
-from experiments.files import sha256
+from data.beats import NUM_SAMPLES, Beats, derive, measure_length
+from data.intervals import RATIOS
+from data.parquet import check_label, check_signal, opened, read_columns
+from data.recorded import Recorded, group_codes
+from experiments.files import atomic, sha256
 
-LFS_POINTER = b"version https://git-lfs"
-TOLERANCE = 1e-3
-COLUMNS_AT_ONCE = 8
-
-
-class MissingFile(ValueError):
-    """A data set's file is not where it should be."""
-
-
-def ptb(part: str, data_dir: Path) -> Beats:
-    return read_parquet(find("ptb", part, data_dir), CLASSES["ptb"])
-
-
-def arrhythmia(part: str, data_dir: Path) -> Beats:
-    return read_parquet(find("arrhythmia", part, data_dir), CLASSES["arrhythmia"])
-
-
-def find(name: str, part: str, data_dir: Path) -> Path:
-    """Path of a data set's file.
-
-    Raises:
-        MissingFile: it is not there; names the ways to get it.
-    """
-    path = data_dir / FILES[name][part]
-    if not path.exists():
-        raise MissingFile(
-            f"{path} is missing: run `python -m data get {name}`, or copy it from the course repository's data folder "
-            f"(clone MADS-exam-25 and run `git lfs pull`), or name another folder with HEART_DATA_DIR or --data-dir"
-        )
-    return path
+BEATS_A_GROUP = 8192
+"""Beats of a row group in files of our own: 6 MB, the unit that is read at a time."""
+RATIO_NAMES = tuple(ratio.name for ratio in RATIOS)
+ORIGIN: dict[str, pa.DataType] = {
+    "patient": pa.string(),
+    "record": pa.string(),
+    "sample": pa.int64(),
+    "lead": pa.string(),
+    "symbol": pa.string(),
+    "rr_before_s": pa.float32(),
+    "rr_after_s": pa.float32(),
+    "fold": pa.int8(),
+}
+"""Columns of a file of our own beside signal, target and RR ratios; a source has those that it knows."""
+DESCRIPTION = b"heartbeats"
 
 
-def read_parquet(path: Path, classes: Sequence[str], *, num_samples: int = NUM_SAMPLES) -> Beats:
-    """Read beats from a Parquet file of `num_samples` signal columns, in order, and a column `target`.
-
-    Signal columns may have any name and any numeric type; columns that pandas stored as an index are passed over.
-
-    Args:
-        classes: name of each label, from label 0 on.
+def read_recorded(path: Path, records: Collection[str] | None = None) -> Recorded:
+    """Read a file that `Writer` wrote, or those of its row groups that hold the named records.
 
     Raises:
-        ValueError: the file is not such a table; one line naming the file and, where there is one, the row
-            (counted from 0), the column and the value.
+        ValueError: no such file, damage, or a file of another layout.
     """
-    check_is_data(path)
-    try:
-        with pq.ParquetFile(path) as file:
-            names = _columns(path, file.schema_arrow, num_samples)
-            if file.metadata.num_rows == 0:
-                raise ValueError(f"{path} has no rows")
-            label = file.read(columns=["target"])["target"].to_numpy().astype(np.float64)
-            signal = _read_signal(file, names)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a whole Parquet file: {' '.join(str(error).split())[:200]}") from error
-    _check_signal(path, signal, names)
-    _check_label(path, label, classes)
-    np.clip(signal, 0, 1, out=signal)
-    signal_tensor = torch.from_numpy(signal).unsqueeze(1)
-    fingerprint = sha256(path)
-    known = KNOWN_FILES.get(fingerprint)
-    return Beats(
-        signal=signal_tensor,
-        target=torch.from_numpy(label.astype(np.int64)),
-        valid_length=measure_length(signal_tensor),
-        classes=tuple(classes),
-        rate_hz=RATE_HZ,
-        source=known.source if known else f"{path.name} (unrecognised)",
-        fingerprint=fingerprint,
+    with opened(path) as file:
+        about = description(path, file)
+        names, origin_names = list(about["signal"]), [name for name in ORIGIN if name in about["columns"]]
+        groups = _groups_of(path, about, records)
+        signal = read_columns(file, names, groups)
+        target = read_columns(file, ["target"], groups, np.int64)[:, 0]
+        intervals = read_columns(file, RATIO_NAMES, groups)
+        origin = file.read_row_groups(groups, columns=origin_names)
+        _check_groups(path, {number: about["groups"][number] for number in groups}, signal, target, intervals, origin)
+    check_signal(path, signal, names)
+    check_label(path, target, about["classes"])
+    tensor = torch.from_numpy(signal).unsqueeze(1)
+    beats = Beats(
+        signal=tensor,
+        target=torch.from_numpy(target),
+        valid_length=measure_length(tensor),
+        classes=tuple(about["classes"]),
+        rate_hz=about["rate_hz"],
+        source=about["source"],
+        fingerprint=sha256(path),
+        group=group_codes(origin["patient"]) if "patient" in origin_names else None,
+        intervals=torch.from_numpy(intervals),
+        dropped=about["dropped"],
+        remarks=tuple(about["remarks"]),
     )
+    if records is None:
+        return Recorded(beats, origin)
+    wanted = np.isin(origin["record"].to_pylist(), list(records))
+    return Recorded(beats.select(torch.from_numpy(wanted)), origin.filter(pa.array(wanted)))
 
 
-def is_pointer(path: Path) -> bool:
-    """Whether a Git LFS pointer stands in the file's place."""
-    with path.open("rb") as stream:
-        return stream.read(len(LFS_POINTER)) == LFS_POINTER
+def _groups_of(path: Path, about: Mapping[str, Any], records: Collection[str] | None) -> list[int]:
+    """Row groups that hold the named records, or all."""
+    if records is not None and "record" not in about["columns"]:
+        raise ValueError(f"{path} has no column record")
+    groups = enumerate(about["groups"])
+    found = [number for number, group in groups if records is None or not set(records).isdisjoint(group["records"])]
+    if not found:
+        raise ValueError(f"{path} has no beats of the records that are asked for")
+    return found
 
 
-def check_is_data(path: Path) -> None:
-    """Refuse what cannot be a data file: nothing there, a folder, an empty file, a Git LFS pointer.
+def _check_groups(
+    path: Path,
+    groups: Mapping[int, dict[str, Any]],
+    signal: NDArray[np.float32],
+    target: NDArray[np.int64],
+    intervals: NDArray[np.float32],
+    origin: pa.Table,
+) -> None:
+    first = 0
+    for number, group in groups.items():
+        part = slice(first, first + group["num_beats"])
+        if describe_group(signal[part], target[part], intervals[part], origin[part]) != group:
+            raise ValueError(f"{path} is damaged: row group {number} differs from its SHA-256")
+        first = part.stop
+
+
+class Writer:
+    """Writes a file of our own piece by piece, whole or not at all; memory holds one row group.
 
     Raises:
-        ValueError: one line naming the file.
+        OSError: the disk is full, or the folder cannot be written to; nothing is left behind.
     """
-    if not path.exists():
-        raise ValueError(f"{path} does not exist")
-    if not path.is_file():
-        raise ValueError(f"{path} is a folder, not a Parquet file" if path.is_dir() else f"{path} is not a file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes)")
-    if is_pointer(path):
-        raise ValueError(
-            f"{path} is a Git LFS pointer, not the data: run `git lfs pull` in the folder it came from, "
-            f"or `python -m data get`"
+
+    def __init__(self, path: Path, num_samples: int = NUM_SAMPLES) -> None:
+        self.signal = [str(number) for number in range(num_samples)]
+        self._atomic = atomic(path)
+        self._stream = self._atomic.__enter__()
+        self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pa.Table] = []
+        self._num_waiting = self.num_beats = 0
+        self._about: dict[str, Any] = {}
+        self._groups: list[dict[str, Any]] = []
+        self._dropped: dict[str, int] = {}
+        self._remarks: dict[str, None] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def append(self, piece: Recorded) -> None:
+        """Add beats of one lead; all pieces have the same classes and columns."""
+        beats, origin = piece
+        assert beats.intervals is not None
+        columns = [*beats.signal[:, 0].numpy().T, beats.labels.numpy(), *beats.intervals.numpy().T]
+        table = pa.table([pa.array(column) for column in columns], names=[*self.signal, "target", *RATIO_NAMES])
+        for name in origin.column_names:
+            table = table.append_column(name, origin[name].cast(ORIGIN[name]))
+        self.remark(*beats.remarks)
+        for reason, count in beats.dropped.items():
+            self._dropped[reason] = self._dropped.get(reason, 0) + count
+        self._about = {
+            "signal": self.signal,
+            "columns": _columns(table.schema),
+            "classes": list(beats.classes),
+            "rate_hz": beats.rate_hz,
+            "source": beats.source,
+        }
+        self._waiting.append(table)
+        self._num_waiting += len(table)
+        while self._num_waiting >= BEATS_A_GROUP:
+            self._write_group(BEATS_A_GROUP)
+
+    def remark(self, *remarks: str) -> None:
+        """Say, once each, what was done to the beats."""
+        self._remarks |= dict.fromkeys(remarks)
+
+    def _write_group(self, num_beats: int) -> None:
+        table = pa.concat_tables(self._waiting)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                self._stream,
+                table.schema,
+                compression="zstd",
+                use_dictionary=[name for name in ORIGIN if name in table.column_names],  # pyright: ignore[reportArgumentType]
+                write_statistics=False,
+                write_page_checksum=True,
+            )
+        group = table[:num_beats]
+        signal, (target,), intervals = (
+            np.stack([column.to_numpy() for column in group.select(names).columns])
+            for names in (self.signal, ["target"], RATIO_NAMES)
         )
+        origin = group.select([name for name in ORIGIN if name in group.column_names])
+        self._groups.append(describe_group(signal.T, target, intervals.T, origin))
+        self._writer.write_table(group, row_group_size=num_beats)
+        self._waiting, self._num_waiting = [table.slice(num_beats)], len(table) - num_beats
+        self.num_beats += num_beats
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                if self._num_waiting:
+                    self._write_group(self._num_waiting)
+                if self._writer is None:
+                    raise ValueError("there is not one beat to write")
+                about = {
+                    **self._about,
+                    "num_beats": self.num_beats,
+                    "groups": self._groups,
+                    "dropped": self._dropped,
+                    "remarks": list(self._remarks),
+                }
+                self._writer.add_key_value_metadata({DESCRIPTION.decode(): seal(about)})
+                self._writer.close()
+        except BaseException as failure:
+            self._atomic.__exit__(type(failure), failure, failure.__traceback__)
+            raise
+        self._atomic.__exit__(kind, error, trace)
 
 
-def _columns(path: Path, schema: pa.Schema, num_samples: int) -> list[str]:
-    """Names of the signal columns, in order."""
-    names = schema.names
-    repeated = next((name for name in names if names.count(name) > 1), None)
-    if repeated is not None:
-        raise ValueError(f"{path}: column {repeated} is there more than once")
-    if "target" not in names:
-        raise ValueError(f"{path} has no column target")
-    index = _index_columns(schema)
-    signal = [name for name in names if name != "target" and name not in index]
-    for name in [*signal, "target"]:
-        kind = schema.field(name).type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-            raise ValueError(f"{path}: column {name} holds {kind}, not numbers")
-    if len(signal) != num_samples:
-        raise ValueError(f"{path} has {len(signal)} signal columns beside target; expected {num_samples}")
-    return signal
+def describe_group(
+    signal: NDArray[np.float32], target: NDArray[np.int64], intervals: NDArray[np.float32], origin: pa.Table
+) -> dict[str, Any]:
+    """What the description tells of a row group."""
+    records = origin["record"].unique().to_pylist() if "record" in origin.column_names else []
+    return {
+        "num_beats": len(signal),
+        "records": records,
+        "beats": derive("", signal, target),
+        "origin": derive("", intervals, *(origin[name].to_pylist() for name in origin.column_names)),
+    }
 
 
-def _index_columns(schema: pa.Schema) -> set[str]:
-    """A plain range index is a record in pandas' metadata, not a name: it has no column."""
-    pandas = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
-    return {name for name in pandas.get("index_columns", []) if isinstance(name, str)}
+def _columns(schema: pa.Schema) -> dict[str, str]:
+    return {field.name: str(field.type) for field in schema}
 
 
-def _read_signal(file: pq.ParquetFile, names: list[str]) -> NDArray[np.float32]:
-    """Read a few columns at a time: a whole table, and float64 at that, would take three times the array's memory."""
-    signal = np.empty((file.metadata.num_rows, len(names)), np.float32)
-    with np.errstate(over="ignore"):
-        for first in range(0, len(names), COLUMNS_AT_ONCE):
-            some = names[first : first + COLUMNS_AT_ONCE]
-            table = file.read(columns=some)
-            for column, name in enumerate(some, start=first):
-                signal[:, column] = table[name].to_numpy()
-    return signal
+def seal(about: Mapping[str, Any]) -> str:
+    """JSON of a description, behind its own SHA-256."""
+    text = json.dumps(about, sort_keys=True)
+    return f"{hashlib.sha256(text.encode()).hexdigest()} {text}"
 
 
-def _check_signal(path: Path, signal: NDArray[np.float32], names: list[str]) -> None:
-    if not (signal.min() >= -TOLERANCE and signal.max() <= 1 + TOLERANCE):  # a NaN fails both comparisons
-        good = (signal >= -TOLERANCE) & (signal <= 1 + TOLERANCE)
-        row, column = divmod(int(good.argmin()), signal.shape[1])
-        value = signal[row, column]
-        wrong = "outside 0…1" if np.isfinite(value) else "not a finite number"
-        raise ValueError(f"{path}: row {row}, column {names[column]}: signal {value:g} is {wrong}")
+def is_own(file: pq.ParquetFile) -> bool:
+    return DESCRIPTION in (file.metadata.metadata or {})
 
 
-def _check_label(path: Path, label: NDArray[np.float64], classes: Sequence[str]) -> None:
-    good = (label >= 0) & (label < len(classes)) & (label == np.floor(label))
-    if not good.all():
-        row = int(good.argmin())
-        choices = ", ".join(f"{number} {name}" for number, name in enumerate(classes))
-        raise ValueError(f"{path}: row {row}, column target: label {label[row]:g} is not one of {choices}")
+def description(path: Path, file: pq.ParquetFile) -> dict[str, Any]:
+    """What `Writer` said of the beats.
+
+    Raises:
+        ValueError: another layout, or a description that does not agree with its seal or with the table.
+    """
+    if not is_own(file):
+        raise ValueError(f"{path} was not written by `python -m data build`")
+    digest, _, text = file.metadata.metadata[DESCRIPTION].partition(b" ")
+    if hashlib.sha256(text).hexdigest().encode() != digest:
+        raise ValueError(f"{path} is damaged: its description differs from its SHA-256")
+    about = json.loads(text)
+    told = [group["num_beats"] for group in about.get("groups", ())]
+    found = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    if (told, about["columns"]) != (found, _columns(file.schema_arrow)):
+        raise ValueError(f"{path} is damaged: its table is not the one that its description tells of")
+    return about

@@ -6,8 +6,9 @@ and each class changes it as textbooks describe, by a degree that lets neighbour
 """
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from data.beats import NUM_SAMPLES, RATE_HZ, Beats, derive, measure_length, scale_and_pad
 from data.known import CLASSES
-from data.split import by_patient
+from data.split import Parts, by_patient
 
 Array = NDArray[np.float32]
 
@@ -42,24 +43,28 @@ PATIENT_TEST_FRACTION = 0.2
 class Shape:
     """Waves of beats: each (num_beats, 7) in the order of `WAVES`; angles and widths in radians of the cycle."""
 
-    amplitude: Array
-    angle: Array
-    width: Array
+    amplitude: NDArray[np.floating]
+    angle: NDArray[np.floating]
+    width: NDArray[np.floating]
+
+    def select(self, index: NDArray[np.integer] | NDArray[np.bool_]) -> "Shape":
+        return Shape(self.amplitude[index], self.angle[index], self.width[index])
 
 
-def ptb(part: str, data_dir: Path) -> Beats:  # noqa: ARG001 (a data set's function; this one needs no files)
-    return _part(synthetic_ptb, "ptb", part)
+def ptb(data_dir: Path, protocol: str) -> Parts:  # noqa: ARG001 (a source's signature; this one needs no files)
+    return _in_order(synthetic_ptb, "ptb")
 
 
-def arrhythmia(part: str, data_dir: Path) -> Beats:  # noqa: ARG001
-    return _part(synthetic_arrhythmia, "arrhythmia", part)
-
-
-def patient(data_dir: Path) -> tuple[Beats, Callable[[], Beats]]:  # noqa: ARG001
-    """All beats of four fifths of the patients, and how to get the others'."""
-    beats = synthetic_arrhythmia(sum(SIZES["arrhythmia"].values()), DATA_SEED)
-    train, test = by_patient(beats, PATIENT_TEST_FRACTION, PATIENT_TEST_SEED)
-    return beats.select(train), partial(beats.select, test)
+def arrhythmia(data_dir: Path, protocol: str) -> Parts:  # noqa: ARG001
+    if protocol == "beat-random":
+        return _in_order(synthetic_arrhythmia, "arrhythmia")
+    beats = cache(partial(synthetic_arrhythmia, sum(SIZES["arrhythmia"].values()), DATA_SEED))
+    sides = cache(lambda: by_patient(beats(), PATIENT_TEST_FRACTION, PATIENT_TEST_SEED))
+    return Parts(
+        load_train=lambda: beats().select(sides()[0]),
+        load_test=lambda: beats().select(sides()[1]),
+        badge=lambda: "patient-disjoint",
+    )
 
 
 def synthetic_arrhythmia(num_beats: int, seed: int) -> Beats:
@@ -69,18 +74,11 @@ def synthetic_arrhythmia(num_beats: int, seed: int) -> Beats:
         ValueError: `num_beats` is not one for each class.
     """
     random = np.random.default_rng(seed)
-    target = _draw_target(num_beats, ARRHYTHMIA_SHARES, random)
+    target = draw_target(num_beats, ARRHYTHMIA_SHARES, random)
     group = random.integers(_num_patients(num_beats), size=num_beats)
     own, rr = _draw_shapes(group, random)
-    following = Shape(own.amplitude.copy(), own.angle.copy(), own.width.copy())
-    before = random.normal(1.0, 0.04, num_beats)
-    after = random.normal(1.0, 0.04, num_beats)
-    _make_supraventricular(np.flatnonzero(target == 1), own, following, before, after, random)
-    for label in (2, 3):
-        where = np.flatnonzero(target == label)
-        degree = random.uniform(0.5, 1.0, len(where)) if label == 2 else random.uniform(0.1, 0.7, len(where))
-        _make_ventricular(where, degree, own, before, after, random)
-    _make_paced(np.flatnonzero(target == 4), own, following, random)
+    following = deepcopy(own)
+    before, after = make_arrhythmic(target, own, following, random)
     signal = _render(own, following, rr, after, group, random)
     return _beats("arrhythmia", signal, rr, target, group, before, after, seed)
 
@@ -92,7 +90,7 @@ def synthetic_ptb(num_beats: int, seed: int) -> Beats:
         ValueError: `num_beats` is not one for each class.
     """
     random = np.random.default_rng(seed)
-    target = _draw_target(num_beats, PTB_SHARES, random)
+    target = draw_target(num_beats, PTB_SHARES, random)
     num_patients = _num_patients(num_beats)
     num_healthy = max(1, round(PTB_SHARES[0] * num_patients))
     group = np.where(
@@ -101,25 +99,28 @@ def synthetic_ptb(num_beats: int, seed: int) -> Beats:
         random.integers(num_healthy, num_patients, size=num_beats),
     )
     own, rr = _draw_shapes(group, random)
-    _make_infarcted(np.flatnonzero(target == 1), own, group, random)
+    make_infarcted(np.flatnonzero(target == 1), own, group, random)
     after = random.normal(1.0, 0.04, num_beats)
     signal = _render(own, own, rr, after, group, random)
     before = random.normal(1.0, 0.04, num_beats)
     return _beats("ptb", signal, rr, target, group, before, after, seed)
 
 
-def _part(draw: Callable[[int, int], Beats], name: str, part: str) -> Beats:
+def _in_order(draw: Callable[[int, int], Beats], name: str) -> Parts:
     sizes = SIZES[name]
-    beats = draw(sum(sizes.values()), DATA_SEED)
-    first = 0 if part == "train" else sizes["train"]
-    return beats.select(torch.arange(first, first + sizes[part]))
+    beats = cache(partial(draw, sum(sizes.values()), DATA_SEED))
+    return Parts(
+        load_train=lambda: beats().select(torch.arange(sizes["train"])),
+        load_test=lambda: beats().select(torch.arange(sizes["train"], sum(sizes.values()))),
+        badge=lambda: "beat-random",
+    )
 
 
 def _num_patients(num_beats: int) -> int:
     return max(10, num_beats // BEATS_PER_PATIENT)
 
 
-def _draw_target(num_beats: int, shares: tuple[float, ...], random: Generator) -> NDArray[np.int64]:
+def draw_target(num_beats: int, shares: tuple[float, ...], random: Generator) -> NDArray[np.int64]:
     """Labels in exact shares, the largest class taking what rounding leaves, in random order."""
     if num_beats < len(shares):
         raise ValueError(f"{num_beats} synthetic beats are not one for each of {len(shares)} classes")
@@ -128,20 +129,50 @@ def _draw_target(num_beats: int, shares: tuple[float, ...], random: Generator) -
     return random.permutation(np.repeat(np.arange(len(shares)), counts))
 
 
-def _draw_shapes(group: NDArray[np.int64], random: Generator) -> tuple[Shape, NDArray[np.float64]]:
-    """Each patient's waves and RR interval in seconds, varied a little from beat to beat."""
-    patients = (int(group.max()) + 1, len(WAVES))
-    amplitude = AMPLITUDE * random.lognormal(0.0, 0.3, patients)
-    angle = ANGLE * random.normal(1.0, 0.08, patients)
-    width = WIDTH * random.lognormal(0.0, 0.15, patients)
-    rr = np.clip(random.lognormal(np.log(0.78), 0.17, patients[0]), 0.5, 1.2)
-    beats = (len(group), len(WAVES))
-    own = Shape(
-        (amplitude[group] * random.lognormal(0.0, 0.07, beats)).astype(np.float32),
-        (angle[group] * random.normal(1.0, 0.02, beats)).astype(np.float32),
-        (width[group] * random.lognormal(0.0, 0.04, beats)).astype(np.float32),
+def draw_patients(num_patients: int, random: Generator) -> tuple[Shape, NDArray[np.float64]]:
+    """Each patient's waves, (num_patients, 7), and usual RR interval in seconds."""
+    size = (num_patients, len(WAVES))
+    patients = Shape(
+        AMPLITUDE * random.lognormal(0.0, 0.3, size),
+        ANGLE * random.normal(1.0, 0.08, size),
+        WIDTH * random.lognormal(0.0, 0.15, size),
     )
-    return own, rr[group] * random.normal(1.0, 0.03, len(group))
+    return patients, np.clip(random.lognormal(np.log(0.78), 0.17, num_patients), 0.5, 1.2)
+
+
+def vary(patients: Shape, group: NDArray[np.int64], random: Generator) -> Shape:
+    """Waves of beats: those of each beat's patient, a little different from beat to beat."""
+    mean, size = patients.select(group), (len(group), len(WAVES))
+    return Shape(
+        (mean.amplitude * random.lognormal(0.0, 0.07, size)).astype(np.float32),
+        (mean.angle * random.normal(1.0, 0.02, size)).astype(np.float32),
+        (mean.width * random.lognormal(0.0, 0.04, size)).astype(np.float32),
+    )
+
+
+def _draw_shapes(group: NDArray[np.int64], random: Generator) -> tuple[Shape, NDArray[np.float64]]:
+    """Waves and RR interval, in seconds, of beats of these patients."""
+    patients, rr = draw_patients(int(group.max()) + 1, random)
+    return vary(patients, group, random), rr[group] * random.normal(1.0, 0.03, len(group))
+
+
+def make_arrhythmic(
+    target: NDArray[np.int64], own: Shape, following: Shape, random: Generator
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Change the waves of beats, and of the beats that follow them, to those of their classes N S V F Q.
+
+    Returns:
+        RR intervals (num_beats,) before and after each beat, over the patient's usual one.
+    """
+    before = random.normal(1.0, 0.04, len(target))
+    after = random.normal(1.0, 0.04, len(target))
+    _make_supraventricular(np.flatnonzero(target == 1), own, following, before, after, random)
+    for label in (2, 3):
+        where = np.flatnonzero(target == label)
+        degree = random.uniform(0.5, 1.0, len(where)) if label == 2 else random.uniform(0.1, 0.7, len(where))
+        _make_ventricular(where, degree, own, before, after, random)
+    _make_paced(np.flatnonzero(target == 4), own, following, random)
+    return before, after
 
 
 def _make_supraventricular(
@@ -199,7 +230,7 @@ def _make_paced(where: NDArray[np.int64], own: Shape, following: Shape, random: 
         shape.angle[qrs] += delay
 
 
-def _make_infarcted(where: NDArray[np.int64], own: Shape, group: NDArray[np.int64], random: Generator) -> None:
+def make_infarcted(where: NDArray[np.int64], own: Shape, group: NDArray[np.int64], random: Generator) -> None:
     """ST elevation, deep and wide Q, lower R and inverted T, each to the patient's own degree."""
     st, q, r, t = random.uniform(0.0, 1.0, (4, int(group.max()) + 1))[:, group[where]]
     own.amplitude[where, ST] += 0.3 * st

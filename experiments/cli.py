@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "experiments" / "runs"
 """Where studies and the results store live."""
 
-Protocols = Literal["beat-random", "ds1-ds2", "patient"]
+Protocols = Literal["beat-random", "ds1-ds2", "patient", "folds"]
 Precision = Literal["auto", "bf16", "fp32"]
 
 

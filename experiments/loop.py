@@ -38,7 +38,7 @@ class Trainee(Protocol):
     def optimizer(self) -> Optimizer: ...
 
     def batches(self, epoch: int) -> Sequence[Tensor]:
-        """Index tensors of one epoch, in the order of its steps; the same for the same epoch."""
+        """Index tensors of one epoch, in the order of its steps: the same for the same epoch, as many for every one."""
         ...
 
     def before_step(self, progress: float) -> None:
@@ -140,7 +140,9 @@ def _train(
     recent: list[Tensor] = []
     while history.step < total_steps and not history.stopped:
         epoch, first = divmod(history.step, steps_per_epoch)
-        for index in trainee.batches(epoch)[first:]:
+        batches = trainee.batches(epoch)
+        for number in range(first, steps_per_epoch):
+            index = batches[number]
             recent.append(_step(trainee, settings, history.step, total_steps, index, trained))
             history.step += 1
             history.beats += len(index)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+from data import short_name
 from experiments import cli
 from finetune.recipe import Recipe
 from models import DEFAULT_ENCODER
@@ -28,9 +29,9 @@ class FineTuneFlags(cli.RunFlags):
     encoder: str
     """Checkpoint FILE of an encoder, or scratch: random weights."""
     data: str = "arrhythmia"
-    """Target task: arrhythmia or synthetic-arrhythmia."""
+    """Target task: arrhythmia, mitdb, ptbxl …, csv:FILE or parquet:FILE (see `python -m data list`)."""
     protocol: cli.Protocols = "beat-random"
-    """Split: beat-random (the files as published), ds1-ds2 (de Chazal) or patient; the last two need records."""
+    """Split: beat-random (as published), ds1-ds2 (de Chazal), patient or folds; all but the first need records."""
     arch: str = DEFAULT_ENCODER
     """Architecture from scratch: resnet1d or transformer1d; a checkpoint brings its own."""
     precision: cli.Precision = "auto"
@@ -61,9 +62,10 @@ class FineTuneFlags(cli.RunFlags):
         encoder = "" if self.encoder == SCRATCH else Path(self.encoder).stem
         arch = "" if encoder or self.arch == DEFAULT_ENCODER else self.arch
         protocol = "" if self.protocol == "beat-random" else self.protocol
-        return cli.ROOT / "checkpoints" / f"{'_'.join(filter(None, (self.data, encoder, ending, arch, protocol)))}.pt"
+        stem = "_".join(filter(None, (short_name(self.data), encoder, ending, arch, protocol)))
+        return cli.ROOT / "checkpoints" / f"{stem}.pt"
 
-    def context(self, split: Split) -> Context:
+    def context(self, split: Split, **labels: str | int | float) -> Context:
         from experiments.results import git_commit
         from finetune.train import Context
 
@@ -73,6 +75,7 @@ class FineTuneFlags(cli.RunFlags):
             badge=split.badge,
             classes=split.train.classes,
             commit=git_commit(),
+            labels=labels,
         )
 
 
@@ -81,6 +84,10 @@ class Train(FineTuneFlags):
     """One run: fine-tune a checkpoint, or train from scratch, and look at the test part once."""
 
     recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
+    label_fraction: float = 1.0
+    """Share of the training beats to learn from, stratified; validation and test stay whole."""
+    label_draw: int = 0
+    """Which of several draws of that share; the shares of one draw are nested."""
     out: Path | None = None
     """Classifier to write (default: checkpoints/DATA_ENCODER.pt)."""
 
@@ -97,6 +104,7 @@ class Train(FineTuneFlags):
     def fit(self, arm: Arm, out: Path) -> tuple[RunResult, RunResult]:
         """Train, test and save; the validation and the test result, both in the store."""
         import data
+        from data.split import with_fewer_labels
         from experiments import results, tables
         from experiments.machine import Machine
         from experiments.tracking import Tracker
@@ -105,7 +113,9 @@ class Train(FineTuneFlags):
 
         machine = Machine.resolve(self.device, self.precision, self.threads)
         split = data.load_split(self.data, self.protocol, self.data_folder, self.seed)
-        context, recipe = self.context(split), self.recipe
+        split = with_fewer_labels(split, self.label_fraction, self.label_draw)
+        context = self.context(split, label_fraction=self.label_fraction, label_draw=self.label_draw)
+        recipe = self.recipe
         arm.check(split.train)
         if arm.loaded:
             tables.say(arm.loaded)
@@ -127,6 +137,7 @@ class Train(FineTuneFlags):
                 listener=listener,
                 on_epoch=lambda epoch: tracked.log(epoch.metrics, epoch.number),
             )
+            tables.say(f"balance {recipe.balance}: {trained.counts}")
             save(out, to_checkpoint(trained, split.train))
             confusion = evaluate(trained.model, split.load_test())
             test = context.result(arm, recipe, self.seed, "test", confusion, trained.validation.cost)
@@ -175,7 +186,7 @@ class Tune(FineTuneFlags):
     @property
     def folder(self) -> Path:
         """Of the study: one for each checkpoint, data set, protocol and seed."""
-        return cli.RUNS / f"tune_{Path(self.encoder).stem}_{self.data}_{self.protocol}_seed{self.seed}"
+        return cli.RUNS / f"tune_{Path(self.encoder).stem}_{short_name(self.data)}_{self.protocol}_seed{self.seed}"
 
     def settings(self) -> dict[str, int | str | None]:
         """What a resumed study must have in common with the interrupted one."""

@@ -24,7 +24,8 @@ class Recipe:
     head: str = "linear"
     """linear, mlp or attention (pooling)."""
     balance: str = "class_weight"
-    """Against imbalance, on the training part: none, class_weight or smote."""
+    """Against imbalance, on the training part:
+    none, class_weight, smote, borderline_smote, adasyn, smote_tomek, random_over, random_under or balanced_batches."""
     augment: bool = True
     """Scale, noise and shift training beats a little, anew at every step."""
     epochs: int = 20

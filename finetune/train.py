@@ -14,8 +14,8 @@ from torch import Tensor
 
 import models
 from data.augment import augment
-from data.balance import BALANCES
-from data.batches import shuffled
+from data.balance import BALANCES, Counts
+from data.batches import balanced, shuffled
 from data.beats import Beats
 from data.split import Split
 from experiments import loop
@@ -101,10 +101,11 @@ class FineTuning:
         self, model: Classifier, split: Split, recipe: Recipe, seed: int, device: str, on_epoch: EpochListener
     ) -> None:
         self.module, self.recipe, self.seed, self.on_epoch = model.to(device), recipe, seed, on_epoch
-        balanced = BALANCES[recipe.balance](split.train, seed)
-        self.signal, self.target = balanced.beats.signal.to(device), balanced.beats.labels.to(device)
-        self.valid_length = balanced.beats.valid_length.to(device)
-        self.class_weights = None if balanced.class_weights is None else balanced.class_weights.to(device)
+        self.balanced = BALANCES[recipe.balance](split.train, seed)
+        beats, weights = self.balanced.beats, self.balanced.class_weights
+        self.signal, self.target = beats.signal.to(device), beats.labels.to(device)
+        self.valid_length = beats.valid_length.to(device)
+        self.class_weights = None if weights is None else weights.to(device)
         self.validation = split.validation
         self.optimizer = make_optimizer(model, recipe.weight_decay)
         self.stages = tuple(model.encoder.stages)
@@ -114,7 +115,10 @@ class FineTuning:
         self.curve: list[dict[str, float]] = []
 
     def batches(self, epoch: int) -> Sequence[Tensor]:
-        return shuffled(len(self.signal), self.recipe.batch_size, loop.mix(self.seed, "epoch", epoch))
+        seed = loop.mix(self.seed, "epoch", epoch)
+        if self.balanced.balanced_batches:
+            return balanced(self.balanced.beats.labels, self.recipe.batch_size, seed)
+        return shuffled(len(self.signal), self.recipe.batch_size, seed)
 
     def before_step(self, progress: float) -> None:
         scales = schedules.scales(self.recipe.schedule, progress, self.stages, self.recipe.ratio)
@@ -163,7 +167,7 @@ class Context:
     badge: str
     classes: tuple[str, ...]
     commit: str | None = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str | int | float] = field(default_factory=dict)
     """Whatever else a result's `config` should say, such as the study it belongs to."""
 
     def result(
@@ -197,6 +201,8 @@ class Trained:
     model: Classifier
     validation: RunResult
     curve: list[dict[str, float]]
+    counts: Counts
+    """Training beats of each class before and after the balance."""
 
 
 def evaluate(model: Classifier, beats: Beats) -> np.ndarray:
@@ -242,7 +248,7 @@ def train(
     model.load_state_dict(tuning.kept)
     cost = {"beats": history.beats, "seconds": history.seconds, "parameters": count_parameters(model)}
     result = context.result(arm, recipe, seed, "validation", tuning.kept_confusion, cost)
-    return Trained(model=model, validation=result, curve=tuning.curve)
+    return Trained(model=model, validation=result, curve=tuning.curve, counts=tuning.balanced.counts)
 
 
 def to_checkpoint(trained: Trained, train_part: Beats) -> Checkpoint:

@@ -96,7 +96,7 @@ class Study:
 def measure_speed(study: Study) -> float:
     """Training beats a second of one worker while all of them are busy, the whole encoder learning."""
     train_part = subset(study.split.train, min(SPEED_BEATS, len(study.split.train)), study.seed)
-    split = replace(study.split, train=train_part, validation=train_part.select(torch.arange(32)))
+    split = replace(study.split.without_test(), train=train_part, validation=train_part.select(torch.arange(32)))
     shared = ray.put((study.arms[-1], split, study.context("speed"), study.machine))
     try:
         return min(ray.get([_speed.remote(shared) for _ in range(study.num_workers)]))
@@ -132,7 +132,7 @@ def _search_arm(study: Study, plan: Search, arm: Arm, time_budget_s: float) -> R
     missing = plan.num_trials - len(done)
     if missing > 0:
         part = subset(study.split.train, plan.num_beats, study.seed)
-        split = replace(study.split, train=part)
+        split = replace(study.split.without_test(), train=part)
         context = study.context("search")
         recorder = Recorder(study, arm, plan, len(done))
         tuner = tune.Tuner(

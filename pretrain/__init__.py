@@ -22,8 +22,13 @@ TASKS = {
 }
 
 
-SOURCES = {"ptb": "arrhythmia", "synthetic-ptb": "synthetic-arrhythmia"}
-"""Data sets to pretrain on → the labelled target whose validation part probes the encoder."""
+SOURCES = ("ptb", "kaggle-ptb", "ptbdb", "ptbxl", "synthetic-ptb")
+"""Data sets to pretrain on, beside csv:PATH and parquet:PATH."""
+
+
+def probed_on(source: str) -> str:
+    """The labelled target whose validation part probes an encoder of this source."""
+    return "synthetic-arrhythmia" if source.startswith("synthetic-") else "arrhythmia"
 
 
 def entry(name: str) -> Entry:

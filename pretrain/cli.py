@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import data
 import pretrain
 from experiments import cli
 from models import DEFAULT_ENCODER
@@ -20,7 +21,9 @@ class Pretrain(cli.RunFlags):
     task: str
     """masked (reconstruction), contrastive (NT-Xent) or supervised (the source's own labels)."""
     data: str = "ptb"
-    """Source of the beats: ptb or synthetic-ptb."""
+    """Source of the beats: ptb, kaggle-ptb, ptbdb, ptbxl, synthetic-ptb, csv:FILE or parquet:FILE."""
+    stream: bool = False
+    """Read the beats from their Parquet file during the training: for data larger than memory."""
     arch: str = DEFAULT_ENCODER
     """Architecture: resnet1d or transformer1d."""
     epochs: int = 80
@@ -43,7 +46,7 @@ class Pretrain(cli.RunFlags):
     @property
     def out_file(self) -> Path:
         arch = "" if self.arch == DEFAULT_ENCODER else f"_{self.arch}"
-        default = cli.ROOT / "checkpoints" / f"{self.data}_{pretrain.entry(self.task).suffix}{arch}.pt"
+        default = cli.ROOT / "checkpoints" / f"{data.short_name(self.data)}_{pretrain.entry(self.task).suffix}{arch}.pt"
         return default if self.out is None else self.out
 
     @property
@@ -58,7 +61,7 @@ class Pretrain(cli.RunFlags):
 
     def settings(self) -> dict[str, bool | int | float | str]:
         """What decides the weights: equal in a run and in its resumption."""
-        names = "task data arch epochs batch_size lr weight_decay mask_ratio temperature seed"
+        names = "task data stream arch epochs batch_size lr weight_decay mask_ratio temperature seed"
         return {name: getattr(self, name) for name in names.split()}
 
     def run(self) -> None:
@@ -75,10 +78,9 @@ class Pretrain(cli.RunFlags):
             ValueError: a flag out of its range, before anything is read or written.
         """
         pretrain.entry(self.task)
-        if self.data not in pretrain.SOURCES:
-            raise ValueError(
-                f"unknown data set to pretrain on, {self.data!r}; choose from {', '.join(pretrain.SOURCES)}"
-            )
+        if self.data not in pretrain.SOURCES and not data.is_own(self.data):
+            choices = ", ".join([*pretrain.SOURCES, *(f"{prefix}:FILE" for prefix in data.OWN)])
+            raise ValueError(f"unknown data set to pretrain on, {self.data!r}; choose from {choices}")
         cli.at_least_one(epochs=self.epochs, batch_size=self.batch_size)
         if not 0 < self.lr < 1:
             raise ValueError(f"--lr {self.lr}: a number between 0 and 1 is needed")

@@ -8,6 +8,8 @@ from data.augment import augment
 from models.encoder import Encoder
 from pretrain.task import Batch, Objective, PretrainTask
 
+VARIED_BY = ("amplitude", "baseline_wander", "noise", "span_mask", "shift")
+
 
 class Contrastive(PretrainTask):
     """NT-Xent between projections of two views."""
@@ -25,7 +27,7 @@ class Contrastive(PretrainTask):
         )
 
     def loss(self, batch: Batch) -> Tensor:
-        views = torch.cat([augment(batch.signal, batch.valid_length) for _ in range(2)])
+        views = torch.cat([augment(batch.signal, batch.valid_length, VARIED_BY) for _ in range(2)])
         return nt_xent(self.project(self.encoder(views)), self.temperature)
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -14,9 +15,10 @@ from torch.optim import AdamW
 import data
 import models
 import pretrain
-from data.batches import shuffled
+from data.batches import Feed, Resident
 from data.beats import Beats
-from data.store import MissingFile
+from data.known import CLASSES, FILES
+from data.published import MissingFile, find
 from experiments import loop
 from experiments.machine import Machine, seed_everything
 from experiments.results import git_commit, versions
@@ -54,16 +56,14 @@ class Pretraining:
     """A task on the beats of one source, as the loop wants it."""
 
     def __init__(
-        self, task: PretrainTask, beats: Beats, flags: Pretrain, device: str, on_epoch: Callable[[int, float], None]
+        self, task: PretrainTask, feed: Feed, flags: Pretrain, device: str, on_epoch: Callable[[int, float], None]
     ) -> None:
         self.module: nn.Module = task.to(device)
-        self.task, self.flags, self.on_epoch = task, flags, on_epoch
-        self.signal, self.valid_length = beats.signal.to(device), beats.valid_length.to(device)
-        self.target = None if beats.target is None else beats.target.to(device)
+        self.task, self.feed, self.flags, self.device, self.on_epoch = task, feed, flags, device, on_epoch
         self.optimizer = AdamW(decay_groups(task, flags.weight_decay), lr=0.0, fused=True)
 
     def batches(self, epoch: int) -> Sequence[Tensor]:
-        return shuffled(len(self.signal), self.flags.batch_size, loop.mix(self.flags.seed, "epoch", epoch))
+        return self.feed.batches(self.flags.batch_size, loop.mix(self.flags.seed, "epoch", epoch))
 
     def before_step(self, progress: float) -> None:
         rate = self.flags.lr * loop.warm_up_cosine(progress)
@@ -71,8 +71,9 @@ class Pretraining:
             group["lr"] = rate
 
     def loss(self, index: Tensor) -> Tensor:
-        target = None if self.target is None else self.target[index]
-        return self.task.loss(Batch(self.signal[index], self.valid_length[index], target))
+        signal, valid_length, target = self.feed.take(index)
+        on_device = None if target is None else target.to(self.device)
+        return self.task.loss(Batch(signal.to(self.device), valid_length.to(self.device), on_device))
 
     def after_epoch(self, epoch: int, loss: float) -> bool:
         self.on_epoch(epoch, loss)
@@ -90,7 +91,7 @@ class Probe:
 
     def __init__(self, flags: Pretrain) -> None:
         self.seed, self.beats = flags.seed, None
-        name = pretrain.SOURCES[flags.data]
+        name = pretrain.probed_on(flags.data)
         try:
             self.beats = data.load_split(name, "beat-random", flags.data_folder, flags.seed).validation
             self.where = f"{self.beats.source}, validation part"
@@ -111,7 +112,8 @@ def pretrain_encoder(flags: Pretrain) -> Outcome:
     start = time.monotonic()
     machine = Machine.resolve(flags.device, flags.precision, flags.threads)
     make_task = pretrain.task_class(flags.task)
-    beats = data.load(flags.data, "train", flags.data_folder)
+    feed = open_feed(flags, machine.device)
+    beats = feed.about
     seed_everything(loop.mix(flags.seed, "weights", 0), machine.device)
     encoder = models.build(EncoderSpec(name=flags.arch, num_samples=beats.signal.shape[-1]))
     task = make_task(encoder, flags.objective(beats.num_classes))
@@ -126,9 +128,7 @@ def pretrain_encoder(flags: Pretrain) -> Outcome:
     with Tracker.open(flags.tracking, "pretrain").run(
         flags.out_file.stem, params=flags.settings(), tags={"source": beats.source}
     ) as tracked:
-        trainee = Pretraining(
-            task, beats, flags, machine.device, lambda epoch, loss: tracked.log({"loss": loss}, epoch)
-        )
+        trainee = Pretraining(task, feed, flags, machine.device, lambda epoch, loss: tracked.log({"loss": loss}, epoch))
         history = _train(flags, trainee, settings)
         weights_hash = _save(flags, encoder, beats, history, settings)
         outcome = Outcome(
@@ -147,6 +147,24 @@ def pretrain_encoder(flags: Pretrain) -> Outcome:
         )
         tracked.log({"probe_macro_recall": outcome.probe or math.nan, "untrained_probe": untrained or math.nan}, None)
     return outcome
+
+
+def open_feed(flags: Pretrain, device: str) -> Feed:
+    """The source's training beats: in memory, or with `stream` from their file.
+
+    Raises:
+        ValueError: beats that cannot be read, or that are in no file to stream from.
+    """
+    if not flags.stream:
+        return Resident(data.load(flags.data, "train", flags.data_folder), device)
+    from data.stream import Stream
+
+    if flags.data in FILES:
+        return Stream(find(flags.data, "train", flags.data_folder), whole=True, classes=CLASSES[flags.data])
+    prefix, _, path = flags.data.partition(":")
+    if prefix != "parquet":
+        raise ValueError(f"--stream reads {', '.join(FILES)} or parquet:FILE, not {flags.data}")
+    return Stream(Path(path), whole=False)
 
 
 def _train(flags: Pretrain, trainee: Pretraining, settings: loop.Settings) -> loop.History:

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = ("data", "models", "experiments", "pretrain", "finetune")
 MODULES = sorted(path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*.py"))
-COMMAND_LINES = ("__main__.py", "cli.py", "explore.py")
+COMMAND_LINES = ("__main__.py", "cli.py", "show.py", "explore.py")
 HEAVY = ("torch", "ray", "mlflow", "polars", "pyarrow", "sklearn", "imblearn", "scipy", "optuna")
 ONLY_IN = {
     "ray": ("finetune/tune.py", "finetune/finals.py", "finetune/cluster.py"),

@@ -44,3 +44,8 @@ def test_a_ratio_that_does_not_look_ahead_does_not_see_the_future(gaps: list[int
         same = whole[beat, column] == other[beat, column]
         assert same or ratio.looks_ahead, ratio.name
     assert whole[beat, 4] != other[beat, 4]
+
+
+def test_two_beats_on_one_sample_are_finite() -> None:
+    ratios = log_ratios(*rr_before_after(np.array([0, 100, 100, 200])))
+    assert np.isfinite(ratios).all()

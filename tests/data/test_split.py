@@ -1,5 +1,7 @@
+import pickle
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import data
+from data import published
 from data.beats import Beats
 from data.split import by_patient, stratified, subset
 from data.synthetic import synthetic_arrhythmia
@@ -115,18 +118,26 @@ def test_patient_protocol_holds_patients_apart_whatever_the_seed() -> None:
 
 def test_the_test_file_stays_unread(heart_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    original = data.load
+    original = published.read_course
 
-    def spy(name: str, part: str, data_dir: Path) -> Beats:
-        read.append(part)
-        return original(name, part, data_dir)
+    def spy(path: Path, classes: Sequence[str]) -> Beats:
+        read.append(path.name)
+        return original(path, classes)
 
-    monkeypatch.setattr(data, "load", spy)
+    monkeypatch.setattr(published, "read_course", spy)
     split = data.load_split("ptb", "beat-random", heart_data_dir)
-    assert read == ["train"]
+    assert read == ["heart_train.parq"]
     assert len(split.load_test()) == 2911
-    assert read == ["train", "test"]
+    assert read == ["heart_train.parq", "heart_test.parq"]
     assert split.badge == "unknown"
+
+
+def test_a_worker_has_no_way_to_the_test_part() -> None:
+    split = data.load_split("synthetic-arrhythmia", "patient", NOWHERE)
+    sent = pickle.loads(pickle.dumps(split.without_test()))
+    assert torch.equal(sent.train.signal, split.train.signal)
+    with pytest.raises(RuntimeError, match="test part stays"):
+        sent.load_test()
 
 
 @pytest.mark.parametrize("name", data.DATASETS)
@@ -139,13 +150,13 @@ def test_every_data_set_refuses_what_it_does_not_support(name: str) -> None:
 
 def test_unknown_names_list_the_choices() -> None:
     for call in (lambda: data.load("mnist", "train", NOWHERE), lambda: data.load_split("mnist", "patient", NOWHERE)):
-        with pytest.raises(ValueError, match="unknown data set mnist; choose from ptb, arrhythmia, synthetic-ptb"):
+        with pytest.raises(ValueError, match="unknown data set mnist; choose from ptb, arrhythmia, kaggle-ptb"):
             call()
 
 
 @pytest.mark.parametrize("protocol", ["ds1-ds2", "patient"])
 def test_missing_records_say_where_they_belong(protocol: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"{protocol} needs records with patients.*{tmp_path / 'mitdb'}"):
+    with pytest.raises(ValueError, match=f"{tmp_path / 'mitdb'} is missing: the records of mitdb are needed"):
         data.load_split("arrhythmia", protocol, tmp_path)
 
 
@@ -163,3 +174,11 @@ def test_the_package_is_light() -> None:
         "assert not heavy, heavy; import data.split, data.physionet; assert 'wfdb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2], timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("ptb", "ptb"), ("csv:some/beats.csv", "beats"), ("parquet:a.parq@360", "a"), ("csv:a@b.csv", "a@b")],
+)
+def test_a_short_name_is_a_file_name(name: str, expected: str) -> None:
+    assert data.short_name(name) == expected

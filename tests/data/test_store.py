@@ -1,177 +1,119 @@
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from data import load
-from data.known import CLASSES
-from data.store import read_parquet
+from data.beats import Beats
+from data.recorded import Recorded
+from data.store import BEATS_A_GROUP, DESCRIPTION, Writer, read_recorded, seal
+from data.synthetic import synthetic_arrhythmia
 
-NSVFQ = CLASSES["arrhythmia"]
-COLUMNS = [str(sample) for sample in range(187)]
+BEATS = replace(synthetic_arrhythmia(500, 0), dropped={"too short": 2}, remarks=("cropped",))
 
 
-def table(num_rows: int = 4) -> pl.DataFrame:
-    signal = np.random.default_rng(0).random((num_rows, 187), np.float32)
-    return pl.DataFrame(signal, schema=COLUMNS).with_columns(target=pl.Series(np.arange(num_rows) % 5))
+def recorded(beats: Beats, per_record: int = 100) -> Recorded:
+    number = np.arange(len(beats))
+    assert beats.group is not None
+    origin = pa.table(
+        {
+            "patient": pa.array([str(patient) for patient in beats.group.tolist()]),
+            "record": pa.array([f"r{place // per_record}" for place in number]),
+            "sample": pa.array(number * 300),
+        }
+    )
+    return Recorded(beats, origin)
 
 
-def put(frame: pl.DataFrame, row: int, column: str, value: float | None) -> pl.DataFrame:
-    return frame.with_columns(pl.when(pl.arange(pl.len()) == row).then(value).otherwise(pl.col(column)).alias(column))
-
-
-def write(frame: pl.DataFrame, path: Path) -> Path:
-    frame.write_parquet(path)
+def write(path: Path, *pieces: Recorded) -> Path:
+    with Writer(path) as writer:
+        for piece in pieces:
+            writer.append(piece)
     return path
 
 
-def test_values_order_and_labels_survive(tmp_path: Path) -> None:
-    frame = table()
-    beats = read_parquet(write(frame, tmp_path / "a.parq"), NSVFQ)
-    np.testing.assert_array_equal(beats.signal[:, 0].numpy(), frame.drop("target").to_numpy())
-    assert beats.signal.is_contiguous()
-    assert beats.labels.tolist() == [0, 1, 2, 3]
-    assert beats.source == "a.parq (unrecognised)"
-    assert (beats.rate_hz, beats.classes) == (125.0, NSVFQ)
+def assert_same(found: Beats, expected: Beats) -> None:
+    for name in ("signal", "target", "valid_length", "group", "intervals"):
+        assert torch.equal(getattr(found, name), getattr(expected, name)), name
+    assert (found.classes, found.source, found.rate_hz) == (expected.classes, expected.source, expected.rate_hz)
 
 
-def test_names_and_types_of_columns_do_not_matter(tmp_path: Path) -> None:
-    frame = table()
-    renamed = frame.rename({name: f"s.{186 - int(name)}" for name in COLUMNS}).cast(pl.Float64)
-    renamed = renamed.select("target", pl.exclude("target"))
-    plain = read_parquet(write(frame, tmp_path / "a.parq"), NSVFQ)
-    other = read_parquet(write(renamed, tmp_path / "b.parq"), NSVFQ)
-    assert torch.equal(plain.signal, other.signal)
-    assert torch.equal(plain.labels, other.labels)
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    whole = recorded(BEATS)
+    found = read_recorded(write(tmp_path / "a.parq", whole))
+    assert_same(found.beats, BEATS)
+    assert found.origin.equals(whole.origin)
+    assert (found.beats.dropped, found.beats.remarks) == ({"too short": 2}, ("cropped",))
 
 
-def test_a_pandas_index_is_not_signal(tmp_path: Path) -> None:
-    arrow = table().with_columns(__index_level_0__=pl.Series([9, 8, 7, 6])).to_arrow()
-    path = tmp_path / "a.parq"
-    pq.write_table(arrow.replace_schema_metadata({"pandas": '{"index_columns": ["__index_level_0__"]}'}), path)
-    assert read_parquet(path, NSVFQ).signal.shape == (4, 1, 187)
-    pq.write_table(arrow.replace_schema_metadata({"pandas": '{"index_columns": [{"kind": "range"}]}'}), path)
-    with pytest.raises(ValueError, match="188 signal columns"):
-        read_parquet(path, NSVFQ)
+def test_pieces_become_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.store.BEATS_A_GROUP", 64)
+    pieces = [recorded(BEATS.select(torch.arange(first, first + 100))) for first in range(0, 500, 100)]
+    path = write(tmp_path / "a.parq", *pieces)
+    found = read_recorded(path)
+    assert_same(found.beats, BEATS)
+    assert found.beats.dropped == {"too short": 10}
+    metadata = pq.read_metadata(path)
+    sizes = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    assert sizes == [64] * 7 + [52]
 
 
-def test_a_hair_outside_the_range_is_clipped(tmp_path: Path) -> None:
-    frame = put(put(table(), 1, "3", -5e-4), 2, "4", 1.0005)
-    signal = read_parquet(write(frame, tmp_path / "a.parq"), NSVFQ).signal
-    assert (signal[1, 0, 3].item(), signal[2, 0, 4].item()) == (0.0, 1.0)
+@pytest.mark.parametrize("names", [["r1"], ["r0", "r4"], ["r9"], []])
+def test_some_records(names: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data.store.BEATS_A_GROUP", 64)
+    path = write(tmp_path / "a.parq", recorded(BEATS))
+    if not set(names) & {"r0", "r1", "r4"}:
+        with pytest.raises(ValueError, match="has no beats of the records that are asked for"):
+            read_recorded(path, names)
+        return
+    found = read_recorded(path, names)
+    wanted = torch.tensor([f"r{place // 100}" in names for place in range(500)])
+    assert_same(found.beats, BEATS.select(wanted))
+    assert set(found.origin["record"].to_pylist()) == set(names)
 
 
-Damage = Callable[[pl.DataFrame], pl.DataFrame]
-
-BAD_TABLES: dict[str, tuple[Damage, list[str]]] = {
-    "nan": (lambda f: put(f, 2, "5", float("nan")), ["row 2", "column 5", "nan"]),
-    "null": (lambda f: put(f, 2, "5", None), ["row 2", "column 5", "nan"]),
-    "inf": (lambda f: put(f, 3, "186", float("inf")), ["row 3", "column 186", "inf"]),
-    "too large for float32": (lambda f: put(f.cast(pl.Float64), 0, "0", 1e300), ["row 0", "column 0", "inf"]),
-    "millivolts": (lambda f: put(f, 1, "7", -0.25), ["row 1", "column 7", "-0.25", "0…1"]),
-    "label 7": (lambda f: put(f, 1, "target", 7), ["row 1", "column target", "label 7", "0 N, 1 S, 2 V, 3 F, 4 Q"]),
-    "label -1": (lambda f: put(f, 0, "target", -1), ["row 0", "column target", "label -1", "4 Q"]),
-    "label 1.5": (lambda f: put(f, 3, "target", 1.5), ["row 3", "column target", "label 1.5", "4 Q"]),
-    "label missing": (lambda f: put(f, 3, "target", None), ["row 3", "column target", "label nan"]),
-    "186 columns": (lambda f: f.drop("9"), ["186 signal columns", "expected 187"]),
-    "188 columns": (lambda f: f.with_columns(more=pl.lit(0.5)), ["188 signal columns", "expected 187"]),
-    "no target": (lambda f: f.drop("target"), ["no column target"]),
-    "text": (lambda f: f.with_columns(pl.col("8").cast(pl.String)), ["column 8", "not numbers"]),
-    "text labels": (lambda f: f.with_columns(target=pl.lit("N")), ["column target", "not numbers"]),
-    "no rows": (lambda f: f.clear(), ["no rows"]),
-}
+def test_an_error_leaves_what_was_there(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parq", recorded(BEATS))
+    before = path.read_bytes()
+    with pytest.raises(RuntimeError), Writer(path) as writer:
+        writer.append(recorded(BEATS))
+        raise RuntimeError
+    with pytest.raises(ValueError, match="not one beat"):
+        write(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("case", BAD_TABLES)
-def test_bad_tables_are_refused_in_one_line(case: str, tmp_path: Path) -> None:
-    damage, said = BAD_TABLES[case]
-    refusal = refused(write(damage(table()), tmp_path / "bad.parq"))
-    assert [part for part in said if part not in refusal] == []
+def test_unknown_patients_are_no_groups(tmp_path: Path) -> None:
+    beats, origin = recorded(BEATS)
+    unknown = origin.set_column(0, "patient", pa.nulls(len(beats), pa.string()))
+    assert read_recorded(write(tmp_path / "a.parq", Recorded(beats, unknown))).beats.group is None
 
 
-def test_a_column_twice_is_refused(tmp_path: Path) -> None:
-    arrow = table().to_arrow()
-    pq.write_table(arrow.rename_columns(["1", *arrow.column_names[1:]]), tmp_path / "bad.parq")
-    assert "column 1 is there more than once" in refused(tmp_path / "bad.parq")
+def test_another_layout_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"0": [0.5], "target": [0]}), tmp_path / "a.parq")
+    with pytest.raises(ValueError, match="not written by `python -m data build`"):
+        read_recorded(tmp_path / "a.parq")
 
 
-def make_whole(path: Path) -> bytes:
-    return write(table(50), path).read_bytes()
+def test_a_changed_description_is_seen(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parq", recorded(BEATS))
+    table = pq.read_table(path)
+    sealed = pq.read_metadata(path).metadata[DESCRIPTION]
+    cases = {
+        "differs from its SHA-256": sealed.replace(b'"N"', b'"M"'),
+        "not the one that its description tells of": seal(
+            {"num_beats": 1, "columns": table.column_names, "signal": []}
+        ).encode(),
+    }
+    for said, description in cases.items():
+        pq.write_table(table.replace_schema_metadata({DESCRIPTION: description}), path)
+        with pytest.raises(ValueError, match=said):
+            read_recorded(path)
 
 
-BAD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing": (Path.exists, "does not exist"),
-    "folder": (lambda path: path.mkdir(), "is a folder"),
-    "empty": (lambda path: path.touch(), "0 bytes"),
-    "pointer": (
-        lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"),
-        "is a Git LFS pointer, not the data: run `git lfs pull` in the folder it came from",
-    ),
-    "csv": (lambda path: path.write_text("0.1,0.2,1\n" * 100), "not a whole Parquet file"),
-    "truncated": (lambda path: path.write_bytes(make_whole(path)[:-200]), "not a whole Parquet file"),
-    "page overwritten": (
-        lambda path: path.write_bytes(make_whole(path).replace(b"\x28\xb5\x2f\xfd", b"\0\0\0\0")),
-        "not a whole Parquet file",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD_FILES)
-def test_bad_files_are_refused_in_one_line(case: str, tmp_path: Path) -> None:
-    make, said = BAD_FILES[case]
-    make(tmp_path / "bad.parq")
-    assert said in refused(tmp_path / "bad.parq")
-
-
-def refused(path: Path) -> str:
-    with pytest.raises(ValueError) as caught:
-        read_parquet(path, NSVFQ)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith(str(path))
-    return message
-
-
-@settings(deadline=None)
-@given(
-    hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.floats(0, 1, width=32)),
-    st.booleans(),
-)
-def test_any_table_is_read_as_it_is(tmp_path_factory: pytest.TempPathFactory, signal: np.ndarray, single: bool) -> None:
-    path = tmp_path_factory.mktemp("any") / "a.parq"
-    kind = pa.float32() if single else pa.float64()
-    columns = [pa.array(column, kind) for column in signal.T]
-    names = [f"c{number}" for number in range(signal.shape[1])]
-    whole = pa.table([*columns, pa.array(np.ones(len(signal)))], names=[*names, "target"])
-    pq.write_table(whole, path, row_group_size=2)
-    beats = read_parquet(path, ("a", "b"), num_samples=signal.shape[1])
-    np.testing.assert_array_equal(beats.signal[:, 0].numpy(), signal)
-    assert beats.counts() == {"a": 0, "b": len(signal)}
-
-
-REAL = {
-    ("arrhythmia", "train"): ("MIT-BIH Arrhythmia", [72493, 2225, 5789, 642, 6434]),
-    ("arrhythmia", "test"): ("MIT-BIH Arrhythmia", [18123, 556, 1447, 161, 1609]),
-    ("ptb", "train"): ("PTB-XL stand-in", [8971, 2694]),
-    ("ptb", "test"): ("PTB Diagnostic", [806, 2105]),
-}
-
-
-@pytest.mark.parametrize(("name", "part"), REAL)
-def test_real_files(name: str, part: str, heart_data_dir: Path) -> None:
-    beats = load(name, part, heart_data_dir)
-    source, counts = REAL[name, part]
-    assert beats.source.startswith(source)
-    assert list(beats.counts().values()) == counts
-    assert beats.signal.shape == (sum(counts), 1, 187)
-    assert 0 <= beats.signal.min() <= beats.signal.max() <= 1
-    assert beats.valid_length.min() >= 40
-    assert beats.valid_length.max() in (186, 187)
+def test_groups_are_of_the_size_that_streams() -> None:
+    assert BEATS_A_GROUP * 187 * 4 < 2**23

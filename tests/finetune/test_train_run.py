@@ -89,15 +89,27 @@ def test_every_schedule_trains_what_it_says(schedule: str, name: str, split: Spl
 
 
 @pytest.mark.parametrize("balance", BALANCES)
-def test_every_balance_trains(balance: str, split: Split) -> None:
-    trained = fine_tune(make_arm("transfer"), split, replace(RECIPE, balance=balance))
+def test_every_balance_trains_and_is_counted(balance: str, split: Split) -> None:
+    split = replace(split, train=synthetic_arrhythmia(1000, 0))
+    trained = fine_tune(make_arm("transfer"), split, replace(RECIPE, balance=balance, epochs=1, batch_size=500))
     result = trained.validation
     assert 0 <= result.metrics["macro_recall"] <= 1
     assert np.isfinite([epoch["loss"] for epoch in trained.curve]).all()
     made = BALANCES[balance](split.train, 0).beats
-    assert result.cost["beats"] == 2 * len(made)
-    assert (len(made) > len(split.train)) is (balance == "smote")
+    assert result.cost["beats"] == len(made)
+    assert trained.counts == (split.train.counts(), made.counts())
     assert sum(map(sum, result.confusion)) == len(split.validation)
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_only_balanced_batches_hold_equal_shares(balance: str, split: Split) -> None:
+    split = replace(split, train=synthetic_arrhythmia(1000, 0))
+    model = make_arm("scratch").build("linear", 5, 0)
+    tuning = FineTuning(model, split, replace(RECIPE, balance=balance, batch_size=100), 0, "cpu", training.ignore)
+    shares = torch.stack([torch.bincount(tuning.target[batch], minlength=5) for batch in tuning.batches(0)])
+    assert bool((shares.amax(1) - shares.amin(1) <= 1).all()) is (balance == "balanced_batches")
+    epochs = [torch.cat(list(tuning.batches(epoch))) for epoch in (0, 0, 1)]
+    assert torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[0], epochs[2])
 
 
 @pytest.mark.parametrize("head", HEADS)
