@@ -59,7 +59,8 @@ def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats,
     done = {(result.arm, result.seed) for result in study.finished("final") if result.part == "test"}
     left = [final for final in finals if (final.arm.name, final.seed) not in done]
     train_part = subset(study.split.train, plan.num_beats, study.seed)
-    shared = ray.put((replace(study.split.without_test(), train=train_part), test, study.context("final"), study.machine))
+    split = replace(study.split.without_test(), train=train_part)
+    shared = ray.put((split, test, study.context("final"), study.machine))
     pending = {_final.remote(final, shared): final for final in left}
     while pending:
         study.stop_if_interrupted()
