@@ -162,7 +162,7 @@ def print_check(title: str, rows: Sequence[Row]) -> None:
     from data.intervals import RATIOS
     from experiments.tables import console, say
 
-    table = Table("", title=title, title_justify="left", box=None)
+    table = Table("", title=title, title_justify="left", box=None, show_header=len(rows) > 1)
     for row in rows:
         table.add_column(row["part"], justify="right")
     table.add_row("source", *(row["source"] for row in rows))
