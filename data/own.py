@@ -154,7 +154,7 @@ def _read_parquet(path: Path, file: pq.ParquetFile) -> Rows:
     for name in signal:
         check_numeric(path, schema.field(name))
     single = all(pa.types.is_float32(schema.field(name).type) for name in signal)
-    values = read_columns(file, signal, dtype=np.float32 if single else np.float64)
+    values = read_columns(path, file, signal, dtype=np.float32 if single else np.float64)
     others = file.read(columns=list(roles.values()))
     others.validate(full=True)  # that text is UTF-8
     return Rows(signal, values, others, roles)
@@ -203,19 +203,16 @@ def _fit(path: Path, rows: Rows, rate_hz: float | None) -> Recorded:
     """Resample, crop or pad, drop what is silent, scale."""
     target, classes = _labels(path, rows)
     origin = _origin(path, rows)
-    length = _end(path, rows)
-    values, remarks = _at_rate(rows.values, length, rate_hz)
+    values, remarks = _at_rate(rows.values, _end(path, rows), rate_hz)
     width = values.shape[1]
     if width != NUM_SAMPLES:
         remarks.append(f"{'cropped' if width > NUM_SAMPLES else 'padded'} from {width} to {NUM_SAMPLES} samples")
         values = np.pad(values[:, :NUM_SAMPLES], ((0, 0), (0, max(0, NUM_SAMPLES - width))))
     sounding = (values != 0).any(axis=1)
-    if sounding.sum() < 2:
-        raise ValueError(f"{path} has {sounding.sum()} beats with any signal; two at least are needed to split them")
     num_silent = int((~sounding).sum())
-    if num_silent:
-        values = values[sounding]
-    signal, scaling = _scale(values)
+    if num_silent == len(sounding):
+        raise ValueError(f"{path} has {num_silent} rows {SILENT} and no other")
+    signal, scaling = _scale(values[sounding] if num_silent else values)
     remarks += scaling
     tensor, origin = torch.from_numpy(signal).unsqueeze(1), origin.filter(pa.array(sounding))
     beats = Beats(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,8 @@ from numpy.typing import NDArray
 
 LFS_POINTER = b"version https://git-lfs"
 TOLERANCE = 1e-3
-VALUES_AT_ONCE = 1 << 18
-"""Decoded at a time, 1 MB as float32: a whole table would double the memory."""
+VALUES_AT_ONCE = 1 << 19
+"""Decoded at a time by each thread, 2 MB as float32: a whole table would double the memory."""
 
 # Arrow's own pool keeps what it frees: 70 MB more at the peak of reading 109,000 beats.
 pa.set_memory_pool(pa.system_memory_pool())
@@ -102,35 +104,48 @@ def index_columns(schema: pa.Schema) -> set[str]:
 
 
 def read_columns(
-    file: pq.ParquetFile, names: Sequence[str], groups: Sequence[int] | None = None, dtype: type = np.float32
+    path: Path,
+    file: pq.ParquetFile,
+    names: Sequence[str],
+    groups: Sequence[int] | None = None,
+    dtype: type[np.number] = np.float32,
 ) -> NDArray[Any]:
-    """Numeric columns side by side, a few at a time, of all row groups or of some.
+    """Numeric columns of the opened file side by side, of all row groups or of some; one thread for each core.
 
     Returns:
         (num_rows, num_columns) of `dtype`; NaN where a value is missing.
     """
     groups = range(file.num_row_groups) if groups is None else groups
-    sizes = [file.metadata.row_group(group).num_rows for group in groups]
-    values = np.empty((sum(sizes), len(names)), dtype)
-    row = 0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for group, size in zip(groups, sizes, strict=True):
-            step = max(1, VALUES_AT_ONCE // max(1, size))
-            for first in range(0, len(names), step):
-                table = file.read_row_group(group, columns=list(names[first : first + step]))
-                if len(table) != size:
-                    raise pa.ArrowInvalid(f"row group {group} has {len(table)} rows, not {size}")
-                _fill(values[row : row + size, first : first + step], table)
-            row += size
+    ends = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in groups)])
+    values = np.empty((ends[-1], len(names)), dtype)
+    blocks = []
+    for group, first_row, last_row in zip(groups, ends[:-1], ends[1:], strict=True):
+        step = max(1, VALUES_AT_ONCE // max(1, last_row - first_row))
+        for first in range(0, len(names), step):
+            some = slice(first, first + step)
+            blocks.append((group, names[some], values[first_row:last_row, some]))
+    if len(blocks) == 1:
+        _read_block(path, file.metadata, *blocks[0])
+        return values
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(lambda block: _read_block(path, file.metadata, *block), blocks):
+            pass
     return values
 
 
-def _fill(values: NDArray[Any], table: pa.Table) -> None:
-    """Row by row in memory, by Arrow itself: six times as fast as column by column through NumPy."""
+def _read_block(
+    path: Path, metadata: pq.FileMetaData, group: int, names: Sequence[str], values: NDArray[np.number]
+) -> None:
+    """Some columns of a row group, into `values`. Arrow brings them side by side, six times as fast as NumPy would."""
+    with pq.ParquetFile(path, metadata=metadata, pre_buffer=False, page_checksum_verification=True) as file:
+        table = file.read_row_group(group, columns=list(names), use_threads=False)
+    if len(table) != len(values):
+        raise pa.ArrowInvalid(f"row group {group} has {len(table)} rows, not {len(values)}")
     row = 0
-    for batch in table.to_batches(max_chunksize=4096):
-        values[row : row + len(batch)] = batch.to_tensor(null_to_nan=True, row_major=True).to_numpy()
-        row += len(batch)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for batch in table.to_batches(max_chunksize=4096):
+            values[row : row + len(batch)] = batch.to_tensor(null_to_nan=True, row_major=True).to_numpy()
+            row += len(batch)
 
 
 def check_signal(path: Path, signal: NDArray[np.float32], names: Sequence[str], first_row: int = 0) -> None:

@@ -163,8 +163,8 @@ def read_course(path: Path, classes: Sequence[str], *, num_samples: int = NUM_SA
     """
     with opened(path) as file:
         names = course_columns(path, file.schema_arrow, num_samples)
-        label = read_columns(file, ["target"], dtype=np.float64)[:, 0]
-        signal = read_columns(file, names)
+        label = read_columns(path, file, ["target"], dtype=np.float64)[:, 0]
+        signal = read_columns(path, file, names)
     return _beats(path, names, signal, label, classes)
 
 

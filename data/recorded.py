@@ -59,9 +59,15 @@ def parts(read: Read, protocol: str, what: str, check: Callable[[], object]) -> 
 
 
 def _beat_random(read: Read, what: str) -> Parts:
-    del what
     whole = cache(lambda: read(None).beats)
-    sides = cache(lambda: stratified(_classes(whole()), TEST_SHARE, TEST_SEED))
+
+    @cache
+    def sides() -> tuple[Tensor, Tensor]:
+        kept, held_out = stratified(_classes(whole()), TEST_SHARE, TEST_SEED)
+        if not len(held_out):
+            raise ValueError(f"{what} has no class of two beats or more: none can be held out for testing")
+        return kept, held_out
+
     return Parts(
         load_train=lambda: whole().select(sides()[0]),
         load_test=lambda: whole().select(sides()[1]),

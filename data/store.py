@@ -53,9 +53,9 @@ def read_recorded(path: Path, records: Collection[str] | None = None) -> Recorde
         about = description(path, file)
         names, origin_names = list(about["signal"]), [name for name in ORIGIN if name in about["columns"]]
         groups = _groups_of(path, about, records)
-        signal = read_columns(file, names, groups)
-        target = read_columns(file, ["target"], groups, np.int64)[:, 0]
-        intervals = read_columns(file, RATIO_NAMES, groups)
+        signal = read_columns(path, file, names, groups)
+        target = read_columns(path, file, ["target"], groups, np.int64)[:, 0]
+        intervals = read_columns(path, file, RATIO_NAMES, groups)
         origin = file.read_row_groups(groups, columns=origin_names)
         _check_groups(path, {number: about["groups"][number] for number in groups}, signal, target, intervals, origin)
     check_signal(path, signal, names)

@@ -51,7 +51,7 @@ class Stream:
             self.names = list(about["signal"]) if about else course_columns(path, file.schema_arrow, NUM_SAMPLES)
             self.digests = [group["beats"] for group in about["groups"]] if about else None
             sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            label = read_columns(file, ["target"], dtype=np.float64)[:, 0]
+            label = read_columns(path, file, ["target"], dtype=np.float64)[:, 0]
         fingerprint = sha256(path)
         known = KNOWN_FILES.get(fingerprint)
         self.about = Beats(
@@ -118,7 +118,7 @@ class Stream:
 
     def _read(self, file: pq.ParquetFile, group: int, slot: int) -> None:
         first, size = int(self.starts[group]), int(self.starts[group + 1] - self.starts[group])
-        signal = read_columns(file, self.names, [group])
+        signal = read_columns(self.path, file, self.names, [group])
         check_signal(self.path, signal, self.names, first)
         target = self.target[first : first + size].numpy()
         if self.digests and derive("", signal, target) != self.digests[group]:

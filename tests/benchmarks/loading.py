@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-PAIRS = 7
+PAIRS = 15
 FILES = ("heart_big_train.parq", "heart_big_test.parq")
 
 

@@ -260,8 +260,8 @@ def test_silent_beats_are_dropped_with_all_that_is_known_of_them(tmp_path: Path)
 def test_no_beat_gets_lost(tmp_path_factory: pytest.TempPathFactory, signal: np.ndarray, kind: str) -> None:
     name = write(table(signal, y=[0] * len(signal)), tmp_path_factory.getbasetemp() / f"any.{kind}")
     num_sounding = int(signal[:, :187].any(axis=1).sum())
-    if num_sounding < 2:
-        assert "two at least are needed" in refused(name)
+    if num_sounding == 0:
+        assert "without any signal and no other" in refused(name)
         return
     beats = read(name)
     assert len(beats) == num_sounding
@@ -296,7 +296,7 @@ BAD: dict[str, tuple[pl.DataFrame, list[str]]] = {
     "one column": (table(beats_of(12, 1), y=[0] * 12), ["has 1 signal columns"]),
     "order": (table(beats_of(), y=[0] * 12).select("y", "0", "10", "2"), ["column 2 is out of order"]),
     "age": (table(beats_of(), y=[0] * 12, age=[50] * 12), ["column age is neither numbered", "patient_id"]),
-    "silent": (table(np.zeros((4, 9)), y=[0] * 4), ["has 0 beats with any signal"]),
+    "silent": (table(np.zeros((4, 9)), y=[0] * 4), ["has 4 rows without any signal and no other"]),
     "no rows": (table(beats_of(), y=[0] * 12).clear(), ["has no rows"]),
 }
 
@@ -332,6 +332,17 @@ def test_what_is_no_csv_is_refused(case: str, tmp_path: Path) -> None:
     content, said = BAD_CSV[case]
     (tmp_path / "a.csv").write_bytes(content)
     assert said in refused(f"csv:{tmp_path / 'a.csv'}")
+
+
+def test_text_of_parquet_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    text = pa.StringArray.from_buffers(2, pa.py_buffer(np.array([0, 1, 2], np.int32)), pa.py_buffer(b"a\xff"))
+    pq.write_table(pa.table({"0": [0.5, 1.0], "1": [1.0, 0.5], "patient": text}), tmp_path / "a.parquet")
+    assert "Invalid UTF8" in refused(f"parquet:{tmp_path / 'a.parquet'}")
+
+
+def test_names_of_several_lines_are_refused_in_one(tmp_path: Path) -> None:
+    frame = table(beats_of(4), y=[0, 1, 0, 1]).rename({"5": "x\ny"})
+    assert "column name 'x\\ny' is not one line of text" in refused(write(frame, tmp_path / "a.parquet"))
 
 
 def test_what_was_done_is_part_of_the_fingerprint(tmp_path: Path) -> None:
@@ -379,6 +390,12 @@ def test_a_protocol_needs_its_column(others: dict[str, list[Any]], protocol: str
     with pytest.raises(ValueError, match=said):
         for load_part in filter(None, (found.load_train, found.load_validation, found.load_test)):
             load_part()
+
+
+def test_a_single_beat_cannot_be_split(tmp_path: Path) -> None:
+    found = parts(write(table(beats_of(1)), tmp_path / "a.csv"), None, tmp_path)
+    with pytest.raises(ValueError, match="no class of two beats or more"):
+        found.load_train()
 
 
 def test_official_folds(tmp_path: Path) -> None:
