@@ -198,7 +198,7 @@ def print_split(name: str, split: Split, rows: Sequence[Row]) -> None:
     table = Table("", title=title, title_style="bold", caption=caption)
     for row in rows:
         table.add_column(row["part"], justify="right")
-    _add_counts(table, rows)
+    _add_counts(table, rows, "records" if split.badge == "record-disjoint" else "patients")
     shares = (
         "" if row["near_duplicates"] is None else f"{row['near_duplicates']:,} ({_share(row, row['near_duplicates'])})"
         for row in rows
@@ -207,12 +207,12 @@ def print_split(name: str, split: Split, rows: Sequence[Row]) -> None:
     console().print(table)
 
 
-def _add_counts(table: Any, rows: Sequence[Row]) -> None:
+def _add_counts(table: Any, rows: Sequence[Row], groups: str = "patients") -> None:
     table.add_row("beats", *(f"{row['beats']:,}" for row in rows))
     for name in rows[0]["counts"]:
         table.add_row(f"  {name}", *(f"{row['counts'][name]:,} ({_share(row, row['counts'][name])})" for row in rows))
     known = ["unknown" if row["patients"] is None else f"{row['patients']:,}" for row in rows]
-    table.add_row("patients", *known)
+    table.add_row(groups, *known)
 
 
 def _share(row: Row, count: int) -> str:

@@ -315,7 +315,7 @@ def test_a_flip_anywhere_in_a_footer(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ("course", "parquet"))
 def test_any_two_counts_of_a_footer(kind: str, tmp_path: Path) -> None:
-    """One row more in the file and in its row group than there is: what memory held before must not be read as a beat."""
+    """A row more in the file and in its row group than there is: what memory held before must not become a beat."""
     path = tmp_path / "flipped.parquet"
     write_parquet(path, list(good()), list(good().values()), NUM_ROWS)
     content, count, more = path.read_bytes(), bytes([2 * NUM_ROWS]), bytes([2 * NUM_ROWS + 2])  # Thrift's zigzag
