@@ -124,14 +124,9 @@ def _read_csv(path: Path) -> Rows:
             stream.seek(0)
         roles = _roles(path, names) if headed else {LABEL: names[-1]}
         signal = [name for name in names if name not in roles.values()]
-        unnamed = headed and signal[:1] != [] and signal[0] in UNNAMED
-        _check_signal_names(path, signal[unnamed:])
+        _check_signal_names(path, [name for name in signal if name not in UNNAMED])
         values, others = read_rows(path, stream, names, texts=list(roles.values()))
-    may_count = unnamed or (not headed and len(values) > 2)  # a beat's first samples may be 0 and 1 in two rows
-    if may_count and np.array_equal(values[:, 0], np.arange(len(values))):
-        signal, values = signal[1:], values[:, 1:]
-    _check_signal_names(path, signal)
-    return Rows(signal, values, others, roles)
+    return _without_index(path, Rows(signal, values, others, roles), headed)
 
 
 def _is_header(cells: Sequence[str]) -> bool:
@@ -150,14 +145,27 @@ def _read_parquet(path: Path, file: pq.ParquetFile) -> Rows:
     names = [name for name in schema.names if name not in index]
     roles = _roles(path, names)
     signal = [name for name in names if name not in roles.values()]
-    _check_signal_names(path, signal)
+    _check_signal_names(path, [name for name in signal if name not in UNNAMED])
     for name in signal:
         check_numeric(path, schema.field(name))
     single = all(pa.types.is_float32(schema.field(name).type) for name in signal)
     values = read_columns(path, file, signal, dtype=np.float32 if single else np.float64)
     others = file.read(columns=list(roles.values()))
     others.validate(full=True)  # that text is UTF-8
-    return Rows(signal, values, others, roles)
+    return _without_index(path, Rows(signal, values, others, roles), headed=True)
+
+
+def _without_index(path: Path, rows: Rows, headed: bool) -> Rows:
+    """A first column without a name that counts the rows is no signal."""
+    first = rows.values[:, 0]
+    if headed:
+        counts = rows.names[0] in UNNAMED and np.array_equal(first, first[0] + np.arange(len(first)))
+    else:
+        counts = len(first) > 2 and np.array_equal(first, np.arange(len(first)))  # two beats may start so by chance
+    if counts:
+        rows = rows._replace(names=rows.names[1:], values=rows.values[:, 1:])
+    _check_signal_names(path, rows.names)
+    return rows
 
 
 def _roles(path: Path, names: Sequence[str]) -> dict[str, str]:
@@ -178,7 +186,7 @@ def _check_signal_names(path: Path, names: Sequence[str]) -> None:
     if len(names) < 2:
         raise ValueError(f"{path} has {len(names)} signal columns; two at least are needed, beside {choices}")
     if set(names) & set(UNNAMED):
-        raise ValueError(f"{path}: a column has no name and does not count the rows; is it signal?")
+        raise ValueError(f"{path}: a column has no name and does not count the rows: leave it out, or name it")
     found = [re.fullmatch(r"(.*?)(\d+(?:\.\d+)?)", name) for name in names]
     [(stem, count)] = Counter(match and match[1] for match in found).most_common(1)
     if stem is None or 2 * count <= len(names):

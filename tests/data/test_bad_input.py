@@ -278,7 +278,7 @@ def damaged(draw: st.DrawFn, content: bytes) -> bytes:
         elif what == "byte":
             changed[place] = draw(st.integers(0, 255))
         elif what == "lose":
-            del changed[place:end]
+            del changed[max(1, place) : end]
         elif what == "double":
             changed[place:place] = changed[place:end]
         elif place:

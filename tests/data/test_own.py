@@ -140,11 +140,12 @@ NUMBERS = ["0", "1", "2", "3", "4"]
         [[*NUMBERS, "target"], [*BEAT, 0], [*OTHER, 1], [*BEAT, 1], [*OTHER, 0]],
         [["", *NUMBERS, "y"], [0, *BEAT, 0], [1, *OTHER, 1], [2, *BEAT, 1], [3, *OTHER, 0]],
         [["Unnamed: 0", *NUMBERS, "y"], [0, *BEAT, 0], [1, *OTHER, 1], [2, *BEAT, 1], [3, *OTHER, 0]],
+        [["", *NUMBERS, "y"], [7, *BEAT, 0], [8, *OTHER, 1], [9, *BEAT, 1], [10, *OTHER, 0]],
         [["class", "a", "b", "c", "d", "e"], [0, *BEAT], [1, *OTHER], [1, *BEAT], [0, *OTHER]],
         [["class", *NUMBERS], [0, *BEAT], [1, *OTHER[:3], "", ""], [1, *BEAT], [0, *OTHER[:3], "NaN", "nan"]],
         [["t0", "t0.008", "t0.016", "t0.024", "t0.032", "y"], [*BEAT, 0], [*OTHER, 1], [*BEAT, 1], [*OTHER, 0]],
     ],
-    ids=["kaggle", "words", "index", "header", "pandas", "pandas twice", "letters", "missing", "seconds"],
+    ids=["kaggle", "words", "index", "header", "pandas", "pandas twice", "R", "letters", "missing", "seconds"],
 )
 def test_forms_of_csv(rows: list[list[object]], tmp_path: Path) -> None:
     beats = read(lines(tmp_path / "a.csv", *rows))
@@ -173,6 +174,13 @@ def test_pandas_indices_are_not_signal_but_may_be_patients(tmp_path: Path) -> No
     beats = read(f"parquet:{tmp_path / 'a.parquet'}")
     assert beats.signal.shape == (4, 1, 187) and beats.remarks == (NO_RATE,)
     assert beats.group is not None and beats.group.tolist() == [1, 1, 2, 2]
+
+
+def test_an_index_without_a_name_is_not_signal(tmp_path: Path) -> None:
+    frame = table(beats_of(4), target=[0, 1, 0, 1]).with_row_index("Unnamed: 0").with_columns(pl.col("Unnamed: 0") + 5)
+    assert read(write(frame, tmp_path / "a.parquet")).remarks == (NO_RATE,)
+    jumps = frame.with_columns(pl.col("Unnamed: 0") * 2)
+    assert "has no name and does not count the rows" in refused(write(jumps, tmp_path / "b.parquet"))
 
 
 def test_a_long_beat_is_cropped_and_a_short_one_padded(tmp_path: Path) -> None:
@@ -321,7 +329,7 @@ BAD_CSV: dict[str, tuple[bytes, str]] = {
     "open quote": (b'a,b,y\n1,2,"N\n1,2,V\n1,2,V\n', "row 0, column y: not one line of text; is a quote left open?"),
     "open quote in the header": (b'a,"b,y\n1,2,N\n', "the first line is not comma-separated values"),
     "twice": (b"a,b,a,y\n1,2,3,N\n1,2,3,N\n", "column a is there more than once"),
-    "no name": (b"a,,y\n1,2,N\n1,2,N\n", "a column has no name"),
+    "no name": (b"a,b,,y\n1,2,3,N\n1,2,3,N\n", "a column has no name"),
     "an index that jumps": (b",a,b,y\n0,1,2,N\n2,1,2,N\n", "a column has no name and does not count the rows"),
     "blank": (b"\n \n", "has no rows"),
 }
