@@ -92,6 +92,12 @@ class Beats:
             raise ValueError(f"{self.source}: the beats have no labels")
         return self.target
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What reading left out and changed, a line each."""
+        dropped = (f"dropped {count:,} beats: {reason}" for reason, count in self.dropped.items())
+        return tuple(f"{self.source}: {note}" for note in (*dropped, *self.remarks))
+
     def counts(self) -> dict[str, int]:
         """Number of beats of each class, in the order of `classes`."""
         counts = torch.bincount(self.labels, minlength=self.num_classes)

@@ -108,6 +108,7 @@ def describe_beats(part: str, beats: Beats) -> Row:
         "beats": len(beats),
         "dropped": dict(beats.dropped),
         "remarks": list(beats.remarks),
+        "notes": list(beats.notes),
         "counts": {} if beats.target is None else beats.counts(),
         "patients": None if beats.group is None else len(beats.group.unique()),
         "rr_ratios": beats.intervals is not None,
@@ -176,11 +177,8 @@ def print_check(title: str, rows: Sequence[Row]) -> None:
         table.add_row("also known", ", ".join(columns))
     table.add_row("fingerprint", *(f"{row['fingerprint'][:12]}…" for row in rows))
     console().print(table)
-    for row in rows:
-        for reason, count in row["dropped"].items():
-            say(f"{row['part']} dropped {count:,} beats: {reason}".strip())
-        for remark in row["remarks"]:
-            say(f"{row['part']} {remark}".strip())
+    for note in dict.fromkeys(note for row in rows for note in row["notes"]):
+        say(note)
     if all(row["rr_ratios"] for row in rows):
         named = (
             f"{ratio.name}{f' (looks ahead: {ratio.looks_ahead})' if ratio.looks_ahead else ''}" for ratio in RATIOS

@@ -117,8 +117,8 @@ class Train(FineTuneFlags):
         context = self.context(split, label_fraction=self.label_fraction, label_draw=self.label_draw)
         recipe = self.recipe
         arm.check(split.train)
-        if arm.loaded:
-            tables.say(arm.loaded)
+        for line in (*split.train.notes, *filter(None, [arm.loaded])):
+            tables.say(line)
         with (
             Tracker.open(self.tracking, "finetune").run(
                 f"train {arm.name}", asdict(recipe), {"arm": arm.name, "badge": split.badge}

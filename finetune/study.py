@@ -101,7 +101,8 @@ def run_study(flags: Tune, budget: Budget) -> None:
     scratch = Arm(name="scratch", spec=transfer.spec)
     split = data.load_split(flags.data, flags.protocol, flags.data_folder, flags.seed)
     transfer.check(split.train)
-    tables.say(transfer.loaded)
+    for line in (*split.train.notes, transfer.loaded):
+        tables.say(line)
     notes = Notes(flags, transfer, split)
     device = resolve_device(flags.device)
     num_workers = flags.threads or min(available_cores(), GPU_WORKERS if device != "cpu" else MAX_WORKERS)

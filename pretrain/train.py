@@ -22,7 +22,7 @@ from data.published import MissingFile, find
 from experiments import loop
 from experiments.machine import Machine, seed_everything
 from experiments.results import git_commit, versions
-from experiments.tables import ProgressLine
+from experiments.tables import ProgressLine, say
 from experiments.tracking import Tracker
 from models.checkpoint import Checkpoint, save, weights_of
 from models.encoder import Encoder, EncoderSpec
@@ -114,6 +114,8 @@ def pretrain_encoder(flags: Pretrain) -> Outcome:
     make_task = pretrain.task_class(flags.task)
     feed = open_feed(flags, machine.device)
     beats = feed.about
+    for note in beats.notes:
+        say(note)
     seed_everything(loop.mix(flags.seed, "weights", 0), machine.device)
     encoder = models.build(EncoderSpec(name=flags.arch, num_samples=beats.signal.shape[-1]))
     task = make_task(encoder, flags.objective(beats.num_classes))

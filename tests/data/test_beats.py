@@ -71,3 +71,10 @@ def test_tensors_that_do_not_fit_are_refused(beats: Beats, field: str, wrong: to
 def test_unlabelled_beats_say_so(beats: Beats) -> None:
     with pytest.raises(ValueError, match="no labels"):
         replace(beats, target=None).counts()
+
+
+def test_notes_say_what_reading_did() -> None:
+    whole = synthetic_arrhythmia(300, seed=0)
+    beats = replace(whole, source="a.csv", dropped={"too short": 1200}, remarks=("cropped",))
+    assert beats.notes == ("a.csv: dropped 1,200 beats: too short", "a.csv: cropped")
+    assert whole.notes == ()
