@@ -30,7 +30,7 @@ NOWHERE = -1
 
 
 class Stream:
-    """The training beats of a file, on the CPU; memory holds at most 262,144 beats (200 MB) and 17 bytes a beat.
+    """The training beats of a file, on the CPU; memory holds at most 262,144 beats (200 MB) and 17 bytes a beat, 65 while opening.
 
     An epoch takes the row groups in a seeded order and shuffles all beats of a window of them together; a step's beats
     follow from (seed, step) alone, as they do from memory.
