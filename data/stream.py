@@ -30,7 +30,9 @@ NOWHERE = -1
 
 
 class Stream:
-    """The training beats of a file, on the CPU; memory holds at most 262,144 beats (200 MB) and 17 bytes a beat, 65 while opening.
+    """The training beats of a file, on the CPU.
+
+    Memory holds at most 262,144 beats (200 MB), and 17 bytes for each beat of the file (65 while it is opened).
 
     An epoch takes the row groups in a seeded order and shuffles all beats of a window of them together; a step's beats
     follow from (seed, step) alone, as they do from memory.
