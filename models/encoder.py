@@ -3,11 +3,27 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 Option = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """An option of an architecture, and so a dimension of a search: its default and the values that a search draws."""
+
+    default: Option
+    values: tuple[Option, ...]
+
+    def accepts(self, value: Option) -> bool:
+        """Words and switches must be among `values`; a whole number may be any from 1, a share any in [0, 1)."""
+        if type(value) is not type(self.default):
+            return False
+        if isinstance(value, bool | str):
+            return value in self.values
+        return value >= 1 if isinstance(value, int) else 0 <= value < 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,21 +35,29 @@ class EncoderSpec:
     num_samples: int = 187
     options: Mapping[str, Option] = field(default_factory=dict)
 
+    @property
+    def label(self) -> str:
+        """How it is written on a command line and in tables: name@option=value,…; see `models.parse`."""
+        options = ",".join(f"{name}={value}" for name, value in self.options.items())
+        return f"{self.name}@{options}" if options else self.name
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def resolve(self, defaults: Mapping[str, Option]) -> dict[str, Any]:
-        """`defaults` overridden by `options`.
+    def resolve(self, dimensions: Mapping[str, Dimension]) -> dict[str, Any]:
+        """The defaults of `dimensions`, overridden by `options`.
 
         Raises:
-            ValueError: an option that `defaults` does not know.
+            ValueError: an option that `dimensions` does not know, or a value that it does not accept.
         """
-        if unknown := sorted(set(self.options) - set(defaults)):
-            raise ValueError(f"{self.name} has no option {unknown[0]!r}; choose from {', '.join(defaults)}")
+        if unknown := sorted(set(self.options) - set(dimensions)):
+            choices = ", ".join(dimensions) or "none"
+            raise ValueError(f"{self.name} has no option {unknown[0]!r}; choose from {choices}")
         for name, value in self.options.items():
-            if type(value) is not type(defaults[name]) or value < 1:  # pyright: ignore[reportOperatorIssue]
-                raise ValueError(f"{self.name}: option {name} is {value!r}; a positive {type(defaults[name]).__name__}")
-        return {**defaults, **self.options}
+            if not dimensions[name].accepts(value):
+                choices = ", ".join(map(str, dimensions[name].values))
+                raise ValueError(f"{self.name}: option {name} cannot be {value!r}; choose from, or near, {choices}")
+        return {name: dimension.default for name, dimension in dimensions.items()} | dict(self.options)
 
 
 class Encoder(nn.Module, ABC):
@@ -43,6 +67,8 @@ class Encoder(nn.Module, ABC):
     and discriminative rates are said in terms of stages.
     """
 
+    dimensions: ClassVar[Mapping[str, Dimension]] = {}
+    """Every option that `spec` may name."""
     spec: EncoderSpec
     dim: int
     num_tokens: int
@@ -53,7 +79,10 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def tokens(self, x: Tensor) -> Tensor:
-        """(batch, num_leads, num_samples) → (batch, num_tokens, dim), in the order of time."""
+        """(batch, num_leads, num_samples) → (batch, num_tokens, dim); their mean is the feature vector.
+
+        An encoder that pools in its own way gives tokens whose mean is what it pools to, or a single token.
+        """
 
     def forward(self, x: Tensor) -> Tensor:
         return self.tokens(x).mean(1)

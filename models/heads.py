@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Self
 
 import torch
-from einops import einsum, rearrange
+from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 
 from models.encoder import Encoder
@@ -61,18 +61,29 @@ HEADS: dict[str, Callable[[int, int], nn.Module]] = {
 
 
 class Classifier(nn.Module):
-    """Encoder and head: beats (batch, num_leads, num_samples) → logits (batch, num_classes)."""
+    """Encoder and head: beats (batch, num_leads, num_samples) → logits (batch, num_classes).
 
-    def __init__(self, encoder: Encoder, head: str, num_classes: int) -> None:
+    With `num_intervals`, that many numbers of each beat (log ratios of its RR intervals) join every token before the
+    head, which standardises them as it does the features.
+    """
+
+    def __init__(self, encoder: Encoder, head: str, num_classes: int, num_intervals: int = 0) -> None:
         super().__init__()
         if head not in HEADS:
             raise ValueError(f"unknown head {head!r}; choose from {', '.join(HEADS)}")
         self.encoder = encoder
         self.frozen: frozenset[str] = frozenset()
-        self.head = HEADS[head](encoder.dim, num_classes)
+        self.head = HEADS[head](encoder.dim + num_intervals, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.encoder.tokens(x))
+    def forward(self, x: Tensor, intervals: Tensor | None = None) -> Tensor:
+        """`intervals`: (batch, num_intervals), where the classifier was made for them."""
+        tokens_BND = self.encoder.tokens(x)
+        if intervals is not None:
+            beside = repeat(
+                intervals.to(tokens_BND.dtype), "batch ratio -> batch token ratio", token=tokens_BND.shape[1]
+            )
+            tokens_BND = torch.cat([tokens_BND, beside], dim=-1)
+        return self.head(tokens_BND)
 
     @property
     def stages(self) -> dict[str, nn.Module]:

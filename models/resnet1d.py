@@ -6,12 +6,13 @@ faster on a CPU, because oneDNN then needs no change of layout between layers.
 
 from collections.abc import Mapping
 from itertools import pairwise
+from types import MappingProxyType
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.encoder import Encoder, EncoderSpec
+from models.encoder import Dimension, Encoder, EncoderSpec
 
 
 class ResNet1d(Encoder):
@@ -20,12 +21,13 @@ class ResNet1d(Encoder):
     Options: `width` (channels of the stem and the first stage; later ones grow by half), `kernel` (samples, odd).
     """
 
+    dimensions = MappingProxyType({"width": Dimension(32, (16, 24, 32, 48, 64)), "kernel": Dimension(5, (3, 5, 7, 9))})
+
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
-        options = spec.resolve({"width": 32, "kernel": 5})
-        width, kernel = int(options["width"]), int(options["kernel"])
-        if width < 1 or kernel < 1 or kernel % 2 == 0:
-            raise ValueError(f"resnet1d needs width ≥ 1 and an odd kernel, not width {width}, kernel {kernel}")
+        width, kernel = spec.resolve(self.dimensions).values()
+        if kernel % 2 == 0:
+            raise ValueError(f"resnet1d needs an odd kernel, not {kernel}")
         channels = [width, width, width * 3 // 2, width * 5 // 2, width * 4]
         self.spec = spec
         self.dim = channels[-1]

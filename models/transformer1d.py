@@ -1,6 +1,7 @@
 """Patch transformer on beats (Dosovitskiy et al. 2021, arXiv 2010.11929, in one dimension; pre-norm)."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from einops import rearrange
@@ -8,7 +9,7 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.encoder import Encoder, EncoderSpec
+from models.encoder import Dimension, Encoder, EncoderSpec
 
 
 class Transformer1d(Encoder):
@@ -17,22 +18,28 @@ class Transformer1d(Encoder):
     Options: `patch` (samples), `dim`, `depth`, `heads`, `expansion` (of the feed-forward part).
     """
 
+    dimensions = MappingProxyType(
+        {
+            "patch": Dimension(11, (11, 17)),
+            "dim": Dimension(64, (32, 48, 64, 96, 128)),
+            "depth": Dimension(4, (2, 3, 4, 6, 8)),
+            "heads": Dimension(4, (2, 4, 8)),
+            "expansion": Dimension(2, (2, 3, 4)),
+        }
+    )
+
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
-        options = spec.resolve({"patch": 11, "dim": 64, "depth": 4, "heads": 4, "expansion": 2})
-        self.patch, self.dim = int(options["patch"]), int(options["dim"])
-        if spec.num_samples % self.patch or self.dim % int(options["heads"]):
+        self.patch, self.dim, depth, heads, expansion = spec.resolve(self.dimensions).values()
+        if spec.num_samples % self.patch or self.dim % heads:
             raise ValueError(
                 f"transformer1d needs a patch that divides {spec.num_samples} samples and heads that divide dim, "
-                f"not patch {self.patch}, dim {self.dim}, heads {options['heads']}"
+                f"not patch {self.patch}, dim {self.dim}, heads {heads}"
             )
         self.spec = spec
         self.num_tokens = spec.num_samples // self.patch
         self.embed = PatchEmbedding(spec.num_leads, self.num_tokens, self.patch, self.dim)
-        self.blocks = nn.ModuleList(
-            TransformerBlock(self.dim, int(options["heads"]), int(options["expansion"]))
-            for _ in range(int(options["depth"]))
-        )
+        self.blocks = nn.ModuleList(TransformerBlock(self.dim, heads, expansion) for _ in range(depth))
         self.norm = nn.LayerNorm(self.dim)
 
     @property
