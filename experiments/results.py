@@ -18,7 +18,10 @@ Scalar = str | int | float | bool | None
 Part = Literal["validation", "test"]
 
 STORE = RUNS / "results.jsonl"
-PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "imbalanced-learn", "pyarrow", "ray", "optuna", "mlflow")
+PACKAGES = (
+    *("torch", "numpy", "scipy", "scikit-learn", "imbalanced-learn", "pyarrow", "ray", "optuna", "mlflow"),
+    *("timm", "tsai"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,28 @@ class Architecture(NamedTuple):
 
 ENCODERS = {
     "resnet1d": Architecture("models.resnet1d:ResNet1d", "1D CNN"),
+    "inception1d": Architecture("models.inception1d:Inception1d", "1D CNN"),
+    "tcn1d": Architecture("models.tcn1d:Tcn1d", "1D CNN"),
     "transformer1d": Architecture("models.transformer1d:Transformer1d", "transformer"),
+    "cnn_transformer1d": Architecture("models.cnn_transformer1d:CnnTransformer1d", "CNN and transformer"),
+    "gru": Architecture("models.recurrent:Gru", "recurrent"),
+    "lstm": Architecture("models.recurrent:Lstm", "recurrent"),
+    "cnn2d": Architecture("models.cnn2d:Cnn2d", "2D CNN on an image"),
 }
 """Our own."""
 DEFAULT_ENCODER = "resnet1d"
+
+LIBRARIES = {
+    "tsai": Architecture("models.tsai_nets:TsaiEncoder", "tsai"),
+    "timm": Architecture("models.timm_nets:TimmEncoder", "timm"),
+}
+"""Encoders of other libraries, as LIBRARY:MODEL."""
+LIBRARY_MODELS = (
+    *("tsai:InceptionTimePlus", "tsai:FCNPlus", "tsai:XceptionTimePlus", "tsai:ResNetPlus", "tsai:TSTPlus"),
+    *("tsai:TSiTPlus", "tsai:LSTMPlus", "tsai:XCMPlus", "tsai:ConvTranPlus"),
+    *("timm:convnext_atto", "timm:resnet18", "timm:vit_tiny_patch16_224"),
+)
+"""Those that are tried out with beats; other models of these libraries can be named too."""
 
 
 def find(name: str) -> type[Encoder]:
@@ -29,9 +47,11 @@ def find(name: str) -> type[Encoder]:
     Raises:
         ValueError: an unknown name; the message lists the choices.
     """
-    if name not in ENCODERS:
-        raise ValueError(f"unknown architecture {name!r}; choose from {', '.join(ENCODERS)}")
-    module, _, attribute = ENCODERS[name].where.partition(":")
+    library = name.partition(":")[0] if ":" in name else ""
+    if name not in ENCODERS and library not in LIBRARIES:
+        choices = ", ".join([*ENCODERS, *(f"{library}:MODEL" for library in LIBRARIES)])
+        raise ValueError(f"unknown architecture {name!r}; choose from {choices}")
+    module, _, attribute = (LIBRARIES[library] if library else ENCODERS[name]).where.partition(":")
     return getattr(import_module(module), attribute)
 
 

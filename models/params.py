@@ -41,11 +41,12 @@ def count_parameters(module: nn.Module) -> int:
 
 
 def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two optimizer groups for a module that is trained as a whole: what decays, and what does not."""
+    """Two optimizer groups for what of a module takes gradients: what decays, and what does not."""
     decays = {
         parameter: kind_of(owner, name) == "weight"
         for owner in module.modules()
         for name, parameter in owner.named_parameters(recurse=False)
+        if parameter.requires_grad
     }
     return [
         {"params": [parameter for parameter, decay in decays.items() if decay], "weight_decay": weight_decay},
@@ -56,7 +57,7 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
 def kind_of(owner: nn.Module, name: str) -> str:
     if isinstance(owner, NORMALISATIONS):
         return "norm"
-    return "bias" if name == "bias" else "weight"
+    return "bias" if name.startswith("bias") else "weight"
 
 
 def make_optimizer(model: Classifier, weight_decay: float) -> AdamW:

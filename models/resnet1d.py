@@ -31,7 +31,7 @@ class ResNet1d(Encoder):
         channels = [width, width, width * 3 // 2, width * 5 // 2, width * 4]
         self.spec = spec
         self.dim = channels[-1]
-        self.parts = nn.ModuleDict({"stem": _stem(spec.num_leads, width)})
+        self.parts = nn.ModuleDict({"stem": strided_stem(spec.num_leads, width)})
         for number, (before, after) in enumerate(pairwise(channels), start=1):
             self.parts[f"block{number}"] = ResidualBlock(before, after, kernel)
         self.num_tokens = -(-spec.num_samples // 2 ** len(self.parts))
@@ -48,7 +48,8 @@ class ResNet1d(Encoder):
         return rearrange(x, "batch channel 1 time -> batch time channel")
 
 
-def _stem(num_leads: int, width: int) -> nn.Module:
+def strided_stem(num_leads: int, width: int) -> nn.Module:
+    """(batch, lead, 1, time) → (batch, width, 1, ⌈time / 2⌉)."""
     return nn.Sequential(
         nn.Conv2d(num_leads, width, (1, 7), stride=(1, 2), padding=(0, 3), bias=False),
         nn.BatchNorm2d(width),

@@ -28,6 +28,8 @@ class Transformer1d(Encoder):
         }
     )
 
+    gains_by_bf16 = False
+
     def __init__(self, spec: EncoderSpec) -> None:
         super().__init__()
         self.patch, self.dim, depth, heads, expansion = spec.resolve(self.dimensions).values()

@@ -25,7 +25,7 @@ class Pretrain(cli.RunFlags):
     stream: bool = False
     """Read the beats from their Parquet file during the training: for data larger than memory."""
     arch: str = DEFAULT_ENCODER
-    """Architecture: resnet1d or transformer1d."""
+    """Architecture, as `python -m models list` names it."""
     epochs: int = 80
     """Passes over the source's training beats."""
     batch_size: int = 256

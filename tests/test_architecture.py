@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("data", "models", "experiments", "pretrain", "finetune")
 MODULES = sorted(path.relative_to(ROOT).as_posix() for room in ROOMS for path in (ROOT / room).rglob("*.py"))
 COMMAND_LINES = ("__main__.py", "cli.py", "show.py", "explore.py")
-HEAVY = ("torch", "ray", "mlflow", "polars", "pyarrow", "sklearn", "imblearn", "scipy", "optuna")
+HEAVY = ("torch", "ray", "mlflow", "polars", "pyarrow", "sklearn", "imblearn", "scipy", "optuna", "timm", "tsai")
 ONLY_IN = {
     "ray": ("finetune/tune.py", "finetune/finals.py", "finetune/cluster.py"),
     "mlflow": ("experiments/tracking.py",),
@@ -109,7 +109,16 @@ def test_nothing_of_the_project_is_installed() -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [("data",), ("pretrain",), ("finetune",), ("finetune", "train"), ("finetune", "tune")], ids=" ".join
+    "args",
+    [
+        ("data",),
+        ("models",),
+        ("pretrain",),
+        ("finetune",),
+        ("finetune", "train"),
+        ("finetune", "tune"),
+    ],
+    ids=" ".join,
 )
 def test_help_is_light(args: tuple[str, ...], python: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     program = (

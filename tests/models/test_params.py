@@ -13,14 +13,16 @@ SMALL: dict[str, dict[str, bool | int | float | str]] = {
     "resnet1d": {"width": 4, "kernel": 3},
     "transformer1d": {"dim": 16, "depth": 2},
 }
-NUM_STAGES = {"resnet1d": 5, "transformer1d": 4}
+NUM_STAGES = {
+    name: len(models.build(EncoderSpec(name=name, options=SMALL.get(name, {}))).stages) for name in models.ENCODERS
+}
 BOUNDARIES = [(name, number) for name in models.ENCODERS for number in range(NUM_STAGES[name] + 1)]
 DECAY = 0.5
 
 
 def classifier(encoder: str, head: str = "linear") -> Classifier:
     torch.manual_seed(0)
-    return Classifier(models.build(EncoderSpec(name=encoder, options=SMALL[encoder])), head, 3)
+    return Classifier(models.build(EncoderSpec(name=encoder, options=SMALL.get(encoder, {}))), head, 3)
 
 
 def step(model: Classifier, optimizer: Optimizer, num_steps: int = 3) -> None:
@@ -48,10 +50,6 @@ def freeze_first(model: Classifier, number: int, rate: float = 0.01) -> dict[str
     return {stage: None if place < number else rate for place, stage in enumerate(model.stages)}
 
 
-def test_every_encoder_is_frozen_at_every_boundary() -> None:
-    assert {name: len(classifier(name).encoder.stages) for name in models.ENCODERS} == NUM_STAGES
-
-
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("encoder", models.ENCODERS)
 def test_groups_cover_every_parameter_once_and_only_weights_decay(encoder: str, head: str) -> None:
@@ -75,7 +73,7 @@ def test_norms_and_biases_do_not_decay(encoder: str) -> None:
         id(parameter)
         for module in model.modules()
         for name, parameter in module.named_parameters(recurse=False)
-        if name == "bias" or isinstance(module, nn.LayerNorm | nn.BatchNorm1d | nn.BatchNorm2d)
+        if name.startswith("bias") or isinstance(module, nn.LayerNorm | nn.BatchNorm1d | nn.BatchNorm2d | nn.GroupNorm)
     }
     for groups in (parameter_groups(model, DECAY), decay_groups(model, DECAY)):
         without = {id(p) for group in groups if group["weight_decay"] == 0 for p in group["params"]}

@@ -105,7 +105,7 @@ BAD_INPUTS: dict[str, tuple[str, list[str]]] = {
     "no-task": ("", ["--task"]),
     "data-set": (f"{GOOD} --data mnist", ["mnist", "synthetic-ptb"]),
     "not-a-source": (f"{GOOD} --data arrhythmia", ["arrhythmia"]),
-    "arch": (f"{GOOD} --arch alexnet", ["alexnet", "resnet1d, transformer1d"]),
+    "arch": (f"{GOOD} --arch alexnet", ["alexnet", "resnet1d, inception1d"]),
     "epochs": (f"{GOOD} --epochs 0", ["--epochs 0"]),
     "epochs-in-words": (f"{GOOD} --epochs many", ["--epochs", "many"]),
     "batch-size": (f"{GOOD} --batch-size -1", ["--batch-size -1"]),
