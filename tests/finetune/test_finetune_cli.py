@@ -105,7 +105,7 @@ BAD_INPUTS: dict[str, tuple[str, list[str]]] = {
     "classifier": (f"{TRAIN} --encoder {{root}}/classifier.pt", ["{root}/classifier.pt is a whole classifier"]),
     "two-leads": (f"{TRAIN} --encoder {{root}}/two-leads.pt", ["two-leads.pt", "lead"]),
     "other-length": (f"{TRAIN} --encoder {{root}}/other-length.pt", ["other-length.pt", "110", "187"]),
-    "arch": (f"{TRAIN} --encoder scratch --arch alexnet", ["alexnet", "resnet1d, transformer1d"]),
+    "arch": (f"{TRAIN} --encoder scratch --arch alexnet", ["alexnet", "resnet1d, inception1d"]),
     "schedule": (f"{TRAIN} --schedule melt", ["melt", "frozen, full, gradual, lp_ft"]),
     "head": (f"{TRAIN} --head hydra", ["hydra", "linear, mlp, attention"]),
     "balance": (f"{TRAIN} --balance luck", ["luck", "none, class_weight, smote"]),
