@@ -1,6 +1,7 @@
 """Epochs of index batches, and the beats behind them: no per-sample Python."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,6 +19,8 @@ class Taken(NamedTuple):
     """int64 (batch,)."""
     target: Tensor | None
     """int64 (batch,)."""
+    group: Tensor | None = None
+    """int64 (batch,): the patient, where known; −1 for none."""
 
 
 class Feed(Protocol):
@@ -34,21 +37,61 @@ class Feed(Protocol):
 
     def take(self, index: Tensor) -> Taken: ...
 
+    def partners(self, index: Tensor) -> Tensor:
+        """For each beat another of the same patient, drawn from torch's global generator; itself where it is alone.
+
+        Raises:
+            ValueError: the source does not name its patients, or is a stream.
+        """
+        ...
+
 
 class Resident:
     """All beats on the device."""
 
     def __init__(self, beats: Beats, device: str) -> None:
         self.about = beats
-        target = None if beats.target is None else beats.target.to(device)
-        self.all = Taken(beats.signal.to(device), beats.valid_length.to(device), target)
+        on_device = (None if tensor is None else tensor.to(device) for tensor in (beats.target, beats.group))
+        self.all = Taken(beats.signal.to(device), beats.valid_length.to(device), *on_device)
 
     def batches(self, batch_size: int, seed: int) -> Sequence[Tensor]:
         return shuffled(len(self.about), batch_size, seed)
 
     def take(self, index: Tensor) -> Taken:
-        signal, valid_length, target = self.all
-        return Taken(signal[index], valid_length[index], None if target is None else target[index])
+        return Taken(*(None if tensor is None else tensor[index] for tensor in self.all))  # pyright: ignore[reportArgumentType]
+
+    def partners(self, index: Tensor) -> Tensor:
+        return self._patients.others(index)
+
+    @cached_property
+    def _patients(self) -> "Patients":
+        if self.about.group is None:
+            raise ValueError(f"{self.about.source} does not name its patients: no two beats of the same can be drawn")
+        return Patients(self.about.group)
+
+
+class Patients:
+    """Who has which beats, to draw another beat of the same patient.
+
+    Args:
+        group: int64 (num_beats,); −1 for a beat of no known patient, which is alone.
+    """
+
+    def __init__(self, group: Tensor) -> None:
+        self.order = group.argsort(stable=True)
+        place = torch.empty_like(group)
+        place[self.order] = torch.arange(len(group))
+        _, patient, count = group.unique(return_inverse=True, return_counts=True)
+        alone = group < 0
+        self.first = torch.where(alone, place, (count.cumsum(0) - count)[patient])
+        self.size = torch.where(alone, 1, count[patient])
+        self.turn = place - self.first
+
+    def others(self, index: Tensor) -> Tensor:
+        """Another beat of each one's patient; itself where there is none."""
+        size = self.size[index]
+        step = 1 + (torch.rand(len(index)) * (size - 1)).long()
+        return self.order[self.first[index] + (self.turn[index] + step) % size]
 
 
 def shuffled(num_items: int, batch_size: int, seed: int) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
 """Beats: the one in-memory type, and the two rules that every beat obeys: scaled to 0…1, zero after its end."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -113,6 +113,47 @@ class Beats:
             for tensor in (getattr(self, name),)
         }
         return replace(self, **parts, fingerprint=derive(self.fingerprint, index.to(torch.int64).numpy()))
+
+
+def concatenate(parts: Sequence[Beats]) -> Beats:
+    """The beats of several sources as one.
+
+    Labels remain where all have the same classes, RR intervals where all have them. A patient's number is
+    his own: those of different sources differ.
+
+    Raises:
+        ValueError: the sources differ in leads, samples or rate.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    for other in parts[1:]:
+        if (other.signal.shape[1:], other.rate_hz) != (first.signal.shape[1:], first.rate_hz):
+            raise ValueError(
+                f"{first.source} has {tuple(first.signal.shape[1:])} leads and samples at {first.rate_hz:g} Hz, "
+                f"{other.source} {tuple(other.signal.shape[1:])} at {other.rate_hz:g} Hz: they cannot be joined"
+            )
+    labelled = all(part.target is not None and part.classes == first.classes for part in parts)
+    groups, known = [], 0
+    for part in parts:
+        group = torch.full((len(part),), -1) if part.group is None else part.group
+        groups.append(torch.where(group < 0, group, group + known))
+        known = max(known, int(groups[-1].max()) + 1) if len(part) else known
+    return Beats(
+        signal=torch.cat([part.signal for part in parts]),
+        target=torch.cat([part.labels for part in parts]) if labelled else None,
+        valid_length=torch.cat([part.valid_length for part in parts]),
+        classes=first.classes if labelled else (),
+        rate_hz=first.rate_hz,
+        source=" + ".join(part.source for part in parts),
+        fingerprint=derive(first.fingerprint, *(part.fingerprint for part in parts[1:])),
+        group=torch.cat(groups) if known else None,
+        intervals=torch.cat([part.intervals for part in parts if part.intervals is not None])
+        if all(part.intervals is not None for part in parts)
+        else None,
+        dropped={f"{part.source}: {reason}": count for part in parts for reason, count in part.dropped.items()},
+        remarks=tuple(f"{part.source}: {remark}" for part in parts for remark in part.remarks),
+    )
 
 
 def derive(fingerprint: str, *parts: object) -> str:

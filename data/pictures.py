@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from data.beats import Beats
 from data.explore import by_class, heart_rates, mean_and_spread
@@ -86,10 +88,15 @@ def write_pictures(subject: Subject, folder: Path) -> list[Path]:
     Raises:
         ValueError: too few beats for a map.
     """
+    return write_figures({name: partial(draw, subject) for name, draw in PICTURES.items()}, folder)
+
+
+def write_figures(draw: Mapping[str, Callable[[], Figure]], folder: Path) -> list[Path]:
+    """Draw each figure in the house style and write it as NAME.png and NAME.svg; the paths written."""
     written = []
     with matplotlib.rc_context(STYLE):
-        for name, draw in PICTURES.items():
-            figure = draw(subject)
+        for name, make in draw.items():
+            figure = make()
             for suffix in ("png", "svg"):
                 written.append(folder / f"{name}.{suffix}")
                 undated = {"Date": None} if suffix == "svg" else None
@@ -196,21 +203,37 @@ def draw_rates(subject: Subject) -> Figure:
 
 def draw_map(subject: Subject) -> Figure:
     """t-SNE (van der Maaten and Hinton 2008, JMLR 9:2579–2605) of a sample of the first part."""
-    from sklearn.manifold import TSNE
-
     if len(subject.first) < MIN_MAP_BEATS:
         raise ValueError(f"{subject.name}: {len(subject.first)} beats, and a map needs {MIN_MAP_BEATS}")
     sample = subset(subject.first, min(MAP_BEATS, len(subject.first)), subject.seed, MAP_BEATS_OF_CLASS)
-    perplexity = min(PERPLEXITY, (len(sample) - 1) / 3)
-    tsne = TSNE(init="pca", perplexity=perplexity, random_state=subject.seed)
-    place = tsne.fit_transform(sample.signal.flatten(1).numpy())
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.subplots()
-    counts = sample.counts()
+    perplexity = scatter_tsne(axes, sample.signal.flatten(1).numpy(), sample, subject.seed)
+    part = next(iter(subject.parts))
+    axes.set_title(
+        f"t-SNE of the signals, perplexity {perplexity:.0f}: beats that look alike lie near each other;\n"
+        f"a stratified sample, of each class {MAP_BEATS_OF_CLASS} beats where it has them"
+    )
+    figure.suptitle(subject.title(f"map of {len(sample):,} beats of {part}"))
+    figure.legend(loc="outside right center")
+    return figure
+
+
+def scatter_tsne(axes: Axes, features: NDArray[np.floating], beats: Beats, seed: int) -> float:
+    """Place beats by t-SNE of their features (num_beats, dim), the largest class first, so that rare ones lie on top.
+
+    Returns:
+        The perplexity.
+    """
+    from sklearn.manifold import TSNE
+
+    perplexity = min(PERPLEXITY, (len(beats) - 1) / 3)
+    place = TSNE(init="pca", perplexity=perplexity, random_state=seed).fit_transform(features)
+    counts = beats.counts()
     for label in np.argsort([-count for count in counts.values()], kind="stable").tolist():
-        mine = (sample.labels == label).numpy()
+        mine = (beats.labels == label).numpy()
         turn, colour = divmod(label, len(COLOURS))  # with seven of each, no two classes get the same pair
-        name = sample.classes[label]
+        name = beats.classes[label]
         axes.scatter(
             *place[mine].T,
             s=16,
@@ -221,14 +244,7 @@ def draw_map(subject: Subject) -> Figure:
             label=f"{name}, {counts[name]:,} beats",
         )
     axes.set(xlabel="t-SNE 1 (no unit)", ylabel="t-SNE 2 (no unit)", xticks=[], yticks=[])
-    part = next(iter(subject.parts))
-    axes.set_title(
-        f"t-SNE of the signals, perplexity {perplexity:.0f}: beats that look alike lie near each other;\n"
-        f"a stratified sample, of each class {MAP_BEATS_OF_CLASS} beats where it has them"
-    )
-    figure.suptitle(subject.title(f"map of {len(sample):,} beats of {part}"))
-    figure.legend(loc="outside right center")
-    return figure
+    return perplexity
 
 
 PICTURES: dict[str, Callable[[Subject], Figure]] = {

@@ -98,6 +98,10 @@ class Stream:
         row = index - torch.from_numpy(self.starts[groups])
         return Taken(self.held[slot, row].unsqueeze(1), self.length[slot, row], self.target[index])
 
+    def partners(self, index: Tensor) -> Tensor:
+        del index
+        raise ValueError(f"{self.path} is streamed: two beats of the same patient are drawn from memory only")
+
     def window(self, groups: Sequence[int]) -> Tensor:
         """The wanted rows of some row groups."""
         rows = [torch.arange(self.starts[group], self.starts[group + 1]) for group in groups]

@@ -119,7 +119,7 @@ def writable(path: Path, flag: str = "--out") -> None:
 def continuing(prog: str) -> str:
     """The command that continues this one."""
     args = [argument for argument in sys.argv[1:] if argument != "--resume"]
-    return f"python -m {prog} {shlex.join(args)} --resume"
+    return f"python -m {prog.split()[0]} {shlex.join(args)} --resume"
 
 
 def fail(message: str) -> NoReturn:

@@ -25,7 +25,6 @@ from experiments.machine import Machine, autocast, seed_everything
 
 WARM_UP = 0.05
 """Share of the training over which the learning rate rises from zero; a cosine brings it back."""
-SAVE_EVERY_S = 10.0
 REPORT_EVERY_S = 0.5
 
 
@@ -68,6 +67,8 @@ class Settings:
     seed: int
     machine: Machine
     clip_norm: float = 1.0
+    save_every_s: float = 10.0
+    """Seconds between two states to resume from."""
     identity: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     """Whatever else must be equal to resume: task, data fingerprint, architecture, rates …"""
 
@@ -99,6 +100,13 @@ class Listener(Protocol):
     def update(self, history: History, total_steps: int, loss: float) -> None: ...
 
 
+Average = Callable[[Sequence[nn.Parameter]], None]
+
+
+def leave(_parameters: Sequence[nn.Parameter]) -> None:
+    """A worker alone has nothing to average."""
+
+
 def run(
     trainee: Trainee,
     settings: Settings,
@@ -106,8 +114,13 @@ def run(
     state_file: Path | None = None,
     resume: bool = False,
     listener: Listener | None = None,
+    average: Average = leave,
+    saved: Callable[[Path], None] = lambda _path: None,
 ) -> History:
     """Train to the end, or to an early stop; an interrupted run leaves its state in `state_file`.
+
+    `average` makes the gradients those of all workers, where a batch is spread over several;
+    `saved` is told of each state that was written.
 
     `resume` without a state (killed before the first was written, or never started) starts from the first step.
 
@@ -119,7 +132,7 @@ def run(
     if resume and listener:
         listener.resumed(history.step)
     with deferred_interrupt() as interrupted:
-        _train(trainee, settings, history, state_file, listener, interrupted)
+        _train(trainee, settings, history, state_file, listener, interrupted, average, saved)
     if state_file:
         state_file.unlink(missing_ok=True)
     return history
@@ -132,18 +145,20 @@ def _train(
     state_file: Path | None,
     listener: Listener | None,
     interrupted: Callable[[], bool],
+    average: Average,
+    saved: Callable[[Path], None],
 ) -> None:
     steps_per_epoch = len(trainee.batches(0))
     total_steps = steps_per_epoch * settings.num_epochs
     trained = [parameter for group in trainee.optimizer.param_groups for parameter in group["params"]]
-    clock = Clock(save_every_s=SAVE_EVERY_S, report_every_s=REPORT_EVERY_S)
+    clock = Clock(save_every_s=settings.save_every_s, report_every_s=REPORT_EVERY_S)
     recent: list[Tensor] = []
     while history.step < total_steps and not history.stopped:
         epoch, first = divmod(history.step, steps_per_epoch)
         batches = trainee.batches(epoch)
         for number in range(first, steps_per_epoch):
             index = batches[number]
-            recent.append(_step(trainee, settings, history.step, total_steps, index, trained))
+            recent.append(_step(trainee, settings, history.step, total_steps, index, trained, average))
             history.step += 1
             history.beats += len(index)
             end_of_epoch = history.step % steps_per_epoch == 0
@@ -158,13 +173,20 @@ def _train(
             if state_file and (interrupted() or clock.time_to_save()):
                 _settle(history, recent, clock)
                 _save(trainee, settings, history, state_file)
+                saved(state_file)
             if interrupted():
                 raise KeyboardInterrupt
     _settle(history, recent, clock)
 
 
 def _step(
-    trainee: Trainee, settings: Settings, step: int, total_steps: int, index: Tensor, trained: list[nn.Parameter]
+    trainee: Trainee,
+    settings: Settings,
+    step: int,
+    total_steps: int,
+    index: Tensor,
+    trained: list[nn.Parameter],
+    average: Average,
 ) -> Tensor:
     seed_everything(mix(settings.seed, "step", step), settings.machine.device)
     trainee.before_step(step / total_steps)
@@ -172,6 +194,7 @@ def _step(
         loss = trainee.loss(index)
     trainee.optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    average(trained)
     nn.utils.clip_grad_norm_(trained, settings.clip_norm)
     trainee.optimizer.step()
     return loss.detach()

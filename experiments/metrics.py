@@ -171,10 +171,77 @@ def paired_difference(treated: ArrayLike, control: ArrayLike, level: float = 0.9
     return Difference(mean=mean, low=low, high=high, wins=wins, num_pairs=num_pairs, p_value=p_value)
 
 
-def verdict(difference: Difference, num_pretraining_seeds: int, min_pairs: int = 8) -> str:
-    """What the interval allows to be said of transfer: helps, hurts, or neither; never more than the pairs support."""
-    if difference.num_pairs < min_pairs or difference.low is None or difference.high is None:
+def nested_difference(differences_PK: ArrayLike, level: float = 0.95) -> Difference:
+    """Mean of treated minus control over pretraining seeds × fine-tune seeds, with an interval for both kinds of luck.
+
+    Every encoder of a fine-tune seed is compared with the same control run, so the two seeds are crossed random
+    effects: d_pk = mean + a_p + b_k + e_pk. The variance of the mean is (MS_p + MS_k − MS_e) / (P · K), from the
+    mean squares of the two-way analysis of variance without repetition (Searle, Casella and McCulloch, Variance
+    Components, 1992, chapter 4), with Satterthwaite's degrees of freedom for Student's t (An Approximate Distribution
+    of Estimates of Variance Components, Biometrics Bulletin 2:110–114, 1946). A difference of mean squares may come out
+    too small, or negative, and Satterthwaite's approximation is rough with three seeds: so the sum is at least the
+    larger of the first two, and the degrees of freedom at most that one's. Simulated, intervals of 95 % then cover the
+    truth in 95 to 99 % of studies of 3 × 3 to 5 × 5 seeds, the most where no seed has an effect of its own.
+
+    One encoder: the paired t and the signed-rank test of `paired_difference`. One fine-tune seed: no interval, as
+    nothing tells how much of the difference is that one control run's.
+
+    Args:
+        differences_PK: (num_pretraining_seeds, num_fine_tune_seeds).
+
+    Raises:
+        ValueError: another shape, or a value that is not finite.
+    """
+    d_PK = np.asarray(differences_PK, float)
+    if d_PK.ndim != 2 or not d_PK.size:
+        raise ValueError(f"expected differences of runs by pretraining seed and fine-tune seed, got shape {d_PK.shape}")
+    num_p, num_k = d_PK.shape
+    if num_p == 1:
+        return paired_difference(d_PK[0], np.zeros(num_k), level)
+    if not np.isfinite(d_PK).all():
+        raise ValueError("a paired run has a metric that is not finite")
+    mean, wins = float(d_PK.mean()), int(np.count_nonzero(d_PK > 0))
+    low = high = p_value = None
+    if num_k >= 2:
+        from scipy.stats import t
+
+        squares, freedom = _variance_of_mean(d_PK)
+        error = float(np.sqrt(squares / d_PK.size))
+        margin = float(t.ppf((1 + level) / 2, freedom)) * error
+        low, high = mean - margin, mean + margin
+        p_value = float(2 * t.sf(abs(mean) / error, freedom)) if error else float(mean == 0)
+    return Difference(mean=mean, low=low, high=high, wins=wins, num_pairs=d_PK.size, p_value=p_value)
+
+
+def _variance_of_mean(d_PK: Floats) -> tuple[float, float]:
+    """Times the number of pairs, the variance of the mean; and its degrees of freedom."""
+    num_p, num_k = d_PK.shape
+    mean, of_p, of_k = d_PK.mean(), d_PK.mean(1, keepdims=True), d_PK.mean(0, keepdims=True)
+    freedom = np.array([num_p - 1, num_k - 1, (num_p - 1) * (num_k - 1)])
+    rest_PK = d_PK - of_p - of_k + mean
+    sums = [num_k * np.square(of_p - mean).sum(), num_p * np.square(of_k - mean).sum(), np.square(rest_PK).sum()]
+    squares = np.array(sums) / freedom
+    larger = int(squares[:2].argmax())
+    total = max(squares[0] + squares[1] - squares[2], squares[larger])
+    if not total:
+        return 0.0, float(freedom[larger])
+    satterthwaite = total**2 / (squares**2 / freedom).sum()
+    return float(total), float(min(max(satterthwaite, freedom[:2].min()), freedom[larger]))
+
+
+def verdict(
+    difference: Difference, num_pretraining_seeds: int, min_pairs: int = 8, min_pretraining_seeds: int = 3
+) -> str:
+    """What the interval allows to be said of transfer: helps, hurts, or neither; never more than the pairs support.
+
+    With one pretraining seed it is said of that checkpoint alone; two are too few to say it of pretraining.
+    """
+    if difference.num_pairs < min_pairs:
         return f"too few pairs ({difference.num_pairs})"
+    if difference.low is None or difference.high is None:
+        return "too few fine-tune seeds (1)"
+    if 1 < num_pretraining_seeds < min_pretraining_seeds:
+        return f"too few pretraining seeds ({num_pretraining_seeds})"
     if difference.low > 0:
         words = "transfer helps"
     elif difference.high < 0:

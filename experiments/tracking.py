@@ -47,6 +47,9 @@ class Run:
     def artifact_json(self, name: str, content: Any) -> None:
         """Keep `content`, as JSON, in the run's file `name`."""
 
+    def artifact_file(self, path: Path) -> None:
+        """Keep a copy of a file, such as a picture."""
+
 
 class Tracker:
     """Where runs are tracked; this one keeps nothing."""
@@ -154,6 +157,9 @@ class _MlflowRun(Run):
 
     def artifact_json(self, name: str, content: Any) -> None:
         self.tracker.send(self.tracker.client.log_dict, self.id, content, name)
+
+    def artifact_file(self, path: Path) -> None:
+        self.tracker.send(self.tracker.client.log_artifact, self.id, str(path))
 
 
 def _client(target: str) -> "MlflowClient":

@@ -1,4 +1,4 @@
-"""The flags of `python -m finetune train` and `python -m finetune tune`, and what they print."""
+"""The flags of `python -m finetune` train, tune and compare, and what `train` prints."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
+import models
 from data import short_name
 from experiments import cli
 from finetune.recipe import Recipe
@@ -23,47 +24,15 @@ SCRATCH = "scratch"
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuneFlags(cli.RunFlags):
-    """What both commands ask."""
+class TargetFlags(cli.RunFlags):
+    """What every command asks."""
 
-    encoder: str
-    """Checkpoint FILE of an encoder, or scratch: random weights."""
     data: str = "arrhythmia"
     """Target task: arrhythmia, mitdb, ptbxl …, csv:FILE or parquet:FILE (see `python -m data list`)."""
     protocol: cli.Protocols = "beat-random"
     """Split: beat-random (as published), ds1-ds2 (de Chazal), patient or folds; all but the first need records."""
-    arch: str = DEFAULT_ENCODER
-    """Architecture from scratch: resnet1d or transformer1d; a checkpoint brings its own."""
     precision: cli.Precision = "auto"
     """auto: bf16 autocast where the hardware multiplies in bf16."""
-
-    def arm(self) -> Arm:
-        """The arm that `encoder` names."""
-        from finetune.train import Arm
-        from models.checkpoint import attach, load
-        from models.encoder import EncoderSpec
-
-        if self.encoder == SCRATCH:
-            return Arm(name=SCRATCH, spec=EncoderSpec(name=self.arch))
-        checkpoint = load(Path(self.encoder))
-        if checkpoint.head is not None:
-            raise ValueError(f"{self.encoder} is a whole classifier; --encoder takes a pretrained encoder or scratch")
-        _, loaded = attach(checkpoint, self.encoder)
-        return Arm(
-            name="transfer",
-            spec=checkpoint.spec,
-            checkpoint=checkpoint,
-            origin=self.encoder,
-            loaded=f"{self.encoder}: {checkpoint.task} on {checkpoint.source}; loaded {loaded}",
-        )
-
-    def default_out(self, ending: str) -> Path:
-        """The file's name says what it was trained on and from, and the protocol where it is not the usual one."""
-        encoder = "" if self.encoder == SCRATCH else Path(self.encoder).stem
-        arch = "" if encoder or self.arch == DEFAULT_ENCODER else self.arch
-        protocol = "" if self.protocol == "beat-random" else self.protocol
-        stem = "_".join(filter(None, (short_name(self.data), encoder, ending, arch, protocol)))
-        return cli.ROOT / "checkpoints" / f"{stem}.pt"
 
     def context(self, split: Split, **labels: str | int | float) -> Context:
         from experiments.results import git_commit
@@ -80,6 +49,33 @@ class FineTuneFlags(cli.RunFlags):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FineTuneFlags(TargetFlags):
+    """What the commands of one encoder ask."""
+
+    encoder: str
+    """Checkpoint FILE of an encoder, or scratch: random weights."""
+    arch: str = DEFAULT_ENCODER
+    """Architecture from scratch, as NAME or NAME@OPTION=VALUE,… (resnet1d, transformer1d …); a checkpoint brings its
+    own."""
+
+    def arm(self) -> Arm:
+        """The arm that `encoder` names."""
+        from finetune.train import Arm
+
+        return (
+            Arm(name=SCRATCH, spec=models.parse(self.arch)) if self.encoder == SCRATCH else Arm.from_file(self.encoder)
+        )
+
+    def default_out(self, ending: str) -> Path:
+        """The file's name says what it was trained on and from, and the protocol where it is not the usual one."""
+        encoder = "" if self.encoder == SCRATCH else Path(self.encoder).stem
+        arch = "" if encoder or self.arch == DEFAULT_ENCODER else self.arch
+        protocol = "" if self.protocol == "beat-random" else self.protocol
+        stem = "_".join(filter(None, (short_name(self.data), encoder, ending, arch, protocol)))
+        return cli.ROOT / "checkpoints" / f"{stem}.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Train(FineTuneFlags):
     """One run: fine-tune a checkpoint, or train from scratch, and look at the test part once."""
 
@@ -92,7 +88,6 @@ class Train(FineTuneFlags):
     """Classifier to write (default: checkpoints/DATA_ENCODER.pt)."""
 
     def run(self) -> None:
-        cli.at_least_one(epochs=self.recipe.epochs, batch_size=self.recipe.batch_size)
         self.recipe.check()
         arm = self.arm()
         out = self.out or self.default_out("" if arm.checkpoint else arm.name)
@@ -116,7 +111,7 @@ class Train(FineTuneFlags):
         split = with_fewer_labels(split, self.label_fraction, self.label_draw)
         context = self.context(split, label_fraction=self.label_fraction, label_draw=self.label_draw)
         recipe = self.recipe
-        arm.check(split.train)
+        arm.check(split, recipe.intervals)
         for line in (*split.train.notes, *filter(None, [arm.loaded])):
             tables.say(line)
         with (
@@ -139,7 +134,7 @@ class Train(FineTuneFlags):
             )
             tables.say(f"balance {recipe.balance}: {trained.counts}")
             save(out, to_checkpoint(trained, split.train))
-            confusion = evaluate(trained.model, split.load_test())
+            confusion = evaluate(trained.model, split.load_test(), recipe.intervals)
             test = context.result(arm, recipe, self.seed, "test", confusion, trained.validation.cost)
             tracked.log({f"test_{name}": value for name, value in test.metrics.items()})
         for result in (trained.validation, test):
@@ -194,6 +189,51 @@ class Tune(FineTuneFlags):
         return {name: getattr(self, name) for name in names.split()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Compare(TargetFlags):
+    """Fine-tune several checkpoints, and untrained encoders of their architectures, by one recipe on paired seeds.
+
+    Checkpoints that differ in their pretraining seed alone are one row: the interval of its difference to scratch is
+    over both kinds of seeds. The controls: `scratch`, trained whole, and `random-frozen`, where only the head learns.
+    Runs go side by side, as many as there are threads, on one thread each. Where labels are few, batches hold at most a
+    quarter of the training beats, epochs are raised until they make --steps steps, and validation looks at no more
+    than 2,000 beats or twice the training beats, 20 times a run: all the same for every arm.
+    """
+
+    encoders: tuple[str, ...]
+    """Checkpoint FILES of pretrained encoders; several seeds of each pretraining say more."""
+    label_fractions: tuple[float, ...] = (1.0,)
+    """Shares of the training beats to learn from, stratified; seed k takes draw k."""
+    seeds: int = 3
+    """Fine-tune seeds, from --seed on: each is a validation cut, a label draw, a head and a batch order of its own."""
+    steps: int = 600
+    """Optimizer steps of each run at least; --epochs is raised to reach them."""
+    recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
+
+    def run(self) -> None:
+        cli.at_least_one(seeds=self.seeds, steps=self.steps, threads=1 if self.threads is None else self.threads)
+        self.recipe.check()
+        if not self.encoders:
+            raise ValueError("--encoders: name one checkpoint FILE or more")
+        for fraction in self.label_fractions or (0.0,):
+            if not 0 < fraction <= 1:
+                raise ValueError(f"--label-fractions {fraction}: a share above 0 and at most 1 is needed")
+            if self.label_fractions.count(fraction) > 1:
+                raise ValueError(f"--label-fractions {fraction} is named twice")
+        from finetune.comparison import run_comparison
+
+        run_comparison(self)
+
+    def load_split(self, seed: int) -> Split:
+        import data
+
+        return data.load_split(self.data, self.protocol, self.data_folder, seed)
+
+    def settings(self) -> dict[str, str | int | float]:
+        """What all runs of a comparison have in common; checkpoints, seeds and label fractions may join later."""
+        return {"data": self.data, "protocol": self.protocol, "steps": self.steps, **asdict(self.recipe)}
+
+
 def show_run(validation: RunResult, test: RunResult, out: Path) -> None:
     from rich.table import Table
 
@@ -214,4 +254,4 @@ def show_run(validation: RunResult, test: RunResult, out: Path) -> None:
     tables.say(f"{tables.duration(test.cost['seconds'])} of training; written: {out}")
 
 
-COMMANDS: dict[str, type[cli.Command]] = {"train": Train, "tune": Tune}
+COMMANDS: dict[str, type[cli.Command]] = {"train": Train, "tune": Tune, "compare": Compare}

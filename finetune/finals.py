@@ -9,14 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import ray
-from ray.exceptions import RayError
 
 from data.beats import Beats
 from data.split import Split, subset
 from experiments import tables
+from experiments.cluster import finished
 from experiments.machine import Machine, resolve_threads
 from experiments.results import RunResult
-from finetune.cluster import first_line
 from finetune.plan import Finals
 from finetune.recipe import Recipe
 from finetune.train import Arm, Context, evaluate, to_checkpoint, train
@@ -31,6 +30,10 @@ class Final:
     arm: Arm
     recipe: Recipe
     seed: int
+
+
+Outcome = tuple[RunResult, RunResult, Checkpoint]
+"""On the validation part, on the test part, and the classifier."""
 
 
 def final_runs(study: Study, plan: Finals, best: Mapping[str, Recipe]) -> list[Final]:
@@ -56,41 +59,51 @@ def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats,
         KeyboardInterrupt: passed on; what had finished is in the store.
         TimeoutError: `deadline` (`time.monotonic()`) passed first; the same.
     """
-    done = {(result.arm, result.seed) for result in study.finished("final") if result.part == "test"}
-    left = [final for final in finals if (final.arm.name, final.seed) not in done]
+    recorded = {(result.arm, result.seed) for result in study.finished("final") if result.part == "test"}
+    left = [final for final in finals if (final.arm.name, final.seed) not in recorded]
     train_part = subset(study.split.train, plan.num_beats, study.seed)
     split = replace(study.split.without_test(), train=train_part)
-    shared = ray.put((split, test, study.context("final"), study.machine))
-    pending = {_final.remote(final, shared): final for final in left}
-    while pending:
+    context, shared_split, shared_test = study.context("final"), ray.put(split), ray.put(test)
+    started = ((final, run_final(final, context, shared_split, shared_test, study.machine)) for final in left)
+
+    def stop_in_time() -> None:
         study.stop_if_interrupted()
-        ready, _ = ray.wait(list(pending), timeout=0.5)
-        if not ready and time.monotonic() > deadline:
+        if time.monotonic() > deadline:
             raise TimeoutError
-        if not ready:
-            continue
-        final = pending.pop(ready[0])
-        try:
-            validation, tested, checkpoint = ray.get(ready[0])
-        except RayError as error:
-            tables.say(f"seed {final.seed} {final.arm.name} failed and is left out: {first_line(error)}")
-            continue
+
+    done = finished(started, len(left), stop_in_time, name_of)
+    for number, (final, (validation, tested, checkpoint)) in enumerate(done, start=1):
         save(model_file(study, final.arm.name, final.seed), checkpoint)
         study.record(validation)
         study.record(tested)
         scored, seconds = tested.metrics, tables.duration(tested.cost["seconds"])
         tables.say(
             f"seed {final.seed} {final.arm.name} · test macro recall {scored['macro_recall']:.3f} · "
-            f"macro F1 {scored['macro_f1']:.3f} · {seconds} · {len(pending)} runs left"
+            f"macro F1 {scored['macro_f1']:.3f} · {seconds} · {len(left) - number} runs left"
         )
 
 
+def name_of(final: Final) -> str:
+    return f"seed {final.seed} {final.arm.name}"
+
+
+def run_final(
+    final: Final, context: Context, split: ray.ObjectRef, test: ray.ObjectRef, machine: Machine
+) -> ray.ObjectRef:
+    """Start a run on a worker.
+
+    Args:
+        split: a Split without its test part, in the object store.
+        test: the test part's Beats, likewise.
+    """
+    return _final.remote(final, context, split, test, machine)
+
+
 @ray.remote(num_cpus=1)
-def _final(final: Final, shared: tuple[Split, Beats, Context, Machine]) -> tuple[RunResult, RunResult, Checkpoint]:
-    split, test, context, machine = shared
+def _final(final: Final, context: Context, split: Split, test: Beats, machine: Machine) -> Outcome:
     resolve_threads(machine.threads)
     trained = train(final.arm, split, final.recipe, final.seed, context, machine)
-    confusion, cost = evaluate(trained.model, test), trained.validation.cost
+    confusion, cost = evaluate(trained.model, test, final.recipe.intervals), trained.validation.cost
     tested = context.result(final.arm, final.recipe, final.seed, "test", confusion, cost)
     return trained.validation, tested, to_checkpoint(trained, split.train)
 

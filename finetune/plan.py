@@ -1,7 +1,10 @@
 """From a time budget to trials, epochs and seeds: pure arithmetic on a measured speed."""
 
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from finetune.recipe import Recipe
 
 SEARCH_SHARE = 0.4
 """Share of the budget for the search; the rest is for the paired seeds."""
@@ -21,6 +24,12 @@ SEARCH_EPOCHS = 6
 SMALLEST_TRAIN = 500
 MIN_SEEDS, MAX_SEEDS = 3, 8
 ENOUGH_EPOCHS, MAX_EPOCHS = 4, 20
+BATCHES = 4
+"""An epoch of few beats has at least this many batches."""
+MOST_VALIDATIONS = 20
+"""In a run whose epochs were raised for the sake of its steps."""
+SMALLEST_VALIDATION, VALIDATION_RATIO = 2_000, 2
+"""Of a comparison: as many validation beats at most, or this times the training beats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,3 +128,19 @@ def plan_finals(
         return Finals(num_seeds=seeds, num_epochs=num_epochs or affordable, num_beats=work.num_train)
     num_beats = max(SMALLEST_TRAIN, int(beats / seeds - work.num_validation * VALIDATION_COST))
     return Finals(num_seeds=seeds, num_epochs=1, num_beats=min(num_beats, work.num_train))
+
+
+def with_enough_steps(recipe: Recipe, num_train: int, num_steps: int) -> Recipe:
+    """The recipe for few beats: smaller batches, epochs raised to make `num_steps` steps, validation now and then.
+
+    A balance that adds beats adds steps too.
+    """
+    batch_size = min(recipe.batch_size, max(2, num_train // BATCHES))
+    epochs = max(recipe.epochs, math.ceil(num_steps / max(1, round(num_train / batch_size))))
+    every = recipe.validate_every if epochs == recipe.epochs else math.ceil(epochs / MOST_VALIDATIONS)
+    return replace(recipe, batch_size=batch_size, epochs=epochs, validate_every=every)
+
+
+def validation_size(num_train: int, num_validation: int) -> int:
+    """Validation beats of a comparison: who has few labels to train on has not many to validate on, nor the time."""
+    return min(num_validation, max(SMALLEST_VALIDATION, VALIDATION_RATIO * num_train))

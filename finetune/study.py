@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,13 +13,13 @@ from rich.table import Table
 
 import data
 from data.split import Split
-from experiments import loop, results, tables
+from experiments import cluster, loop, results, tables
 from experiments.cli import continuing
 from experiments.files import write_json
 from experiments.machine import Machine, resolve_device, resolve_precision
 from experiments.results import RunResult
 from experiments.tracking import Tracker
-from finetune import cluster, compare
+from finetune import compare
 from finetune.plan import Finals, Search, Work, after_search_s, plan_finals, plan_search
 from finetune.recipe import Recipe, recipe_of
 from finetune.train import Arm
@@ -34,15 +33,6 @@ SEARCH_AT_MOST = 0.7
 """Share of the time left at its start after which a search that is slower than planned is ended."""
 GRACE = 1.06
 """Share of the budget after which runs that have not ended are given up."""
-
-
-GPU_WORKERS, MAX_WORKERS = 4, 16
-"""Side by side at most, where the user has not said it: each holds torch and a copy of the beats (about 1 GB)."""
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Notes:
@@ -100,13 +90,13 @@ def run_study(flags: Tune, budget: Budget) -> None:
     transfer = flags.arm()
     scratch = Arm(name="scratch", spec=transfer.spec)
     split = data.load_split(flags.data, flags.protocol, flags.data_folder, flags.seed)
-    transfer.check(split.train)
+    transfer.check(split)
     for line in (*split.train.notes, transfer.loaded):
         tables.say(line)
     notes = Notes(flags, transfer, split)
     device = resolve_device(flags.device)
-    num_workers = flags.threads or min(available_cores(), GPU_WORKERS if device != "cpu" else MAX_WORKERS)
     machine = Machine(device=device, precision=resolve_precision(flags.precision, device), threads=1)
+    num_workers = flags.threads or cluster.default_workers(device)
     tracker = Tracker.open(flags.tracking, "finetune")
     with (
         tracker.run(f"tune {transfer.origin}", flags.settings(), {"badge": split.badge}) as tracked,

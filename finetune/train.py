@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +23,9 @@ from experiments.machine import Machine, seed_everything
 from experiments.metrics import confusion_matrix, macro_recall_error, recall_per_class, scores
 from experiments.results import Part, RunResult, versions
 from finetune import schedules
+from finetune.intervals import COLUMNS, beside
 from finetune.recipe import Recipe
-from models.checkpoint import Checkpoint, attach, weights_of
+from models.checkpoint import Checkpoint, attach, load, weights_of
 from models.encoder import EncoderSpec
 from models.heads import HEAD, Classifier
 from models.inference import apply
@@ -45,15 +46,42 @@ class Arm:
     loaded: str = ""
     """How much of the encoder came from the checkpoint."""
 
+    @classmethod
+    def from_file(cls, file: str) -> Arm:
+        """Transfer from a pretrained encoder.
+
+        Raises:
+            ValueError: a missing or damaged file, or one of a whole classifier.
+        """
+        checkpoint = load(Path(file))
+        if checkpoint.head is not None:
+            raise ValueError(f"{file} is a whole classifier; a pretrained encoder is needed")
+        _, loaded = attach(checkpoint, file)
+        arm = cls(name="transfer", spec=checkpoint.spec, checkpoint=checkpoint, origin=file)
+        return replace(arm, loaded=f"{file}: {checkpoint.task} on {arm.source}; loaded {loaded}")
+
     @property
     def encoder_hash(self) -> str | None:
         return None if self.checkpoint is None else self.checkpoint.weights_hash
 
-    def check(self, beats: Beats) -> None:
+    @property
+    def source(self) -> str | None:
+        """What the encoder was pretrained on, unlabelled beats of a target included."""
+        return None if self.checkpoint is None else self.checkpoint.source
+
+    def check(self, split: Split, intervals: str = "none") -> None:
         """
         Raises:
-            ValueError: the encoder takes beats of another shape.
+            ValueError: the encoder takes beats of another shape, the beats lack the intervals asked for, or the encoder
+                has seen a target's training beats by another protocol: among them may be test beats of this one.
         """
+        beats, options = split.train, {} if self.checkpoint is None else self.checkpoint.options
+        beside(beats, intervals)
+        if ":train" in str(options.get("data")) and options.get("protocol") != split.protocol:
+            raise ValueError(
+                f"{self.origin} was pretrained on {options['data']} by protocol {options.get('protocol')}: its "
+                f"training part may hold test beats of {split.protocol}; pretrain it with --protocol {split.protocol}"
+            )
         takes, given = (self.spec.num_leads, self.spec.num_samples), tuple(beats.signal.shape[1:])
         if takes != given:
             raise ValueError(
@@ -61,14 +89,14 @@ class Arm:
                 f"{beats.source} has {given[0]} and {given[1]}"
             )
 
-    def build(self, head: str, num_classes: int, seed: int) -> Classifier:
+    def build(self, head: str, num_classes: int, seed: int, num_intervals: int = 0) -> Classifier:
         """The same seed gives every arm the same head, whatever its encoder."""
         seed_everything(loop.mix(seed, "weights", 0), "cpu")
         encoder = models.build(self.spec)
         if self.checkpoint is not None:
             encoder, _ = attach(self.checkpoint, self.origin)
         seed_everything(loop.mix(seed, "head", 0), "cpu")
-        return Classifier(encoder, head, num_classes)
+        return Classifier(encoder, head, num_classes, num_intervals)
 
 
 class Epoch(NamedTuple):
@@ -105,6 +133,8 @@ class FineTuning:
         beats, weights = self.balanced.beats, self.balanced.class_weights
         self.signal, self.target = beats.signal.to(device), beats.labels.to(device)
         self.valid_length = beats.valid_length.to(device)
+        intervals = beside(beats, recipe.intervals)
+        self.intervals = None if intervals is None else intervals.to(device)
         self.class_weights = None if weights is None else weights.to(device)
         self.validation = split.validation
         self.optimizer = make_optimizer(model, recipe.weight_decay)
@@ -130,17 +160,21 @@ class FineTuning:
         signal = self.signal[index]
         if self.recipe.augment:
             signal = augment(signal, self.valid_length[index], AUGMENTED_BY)
-        return weighted_cross_entropy(self.module(signal), self.target[index], self.class_weights)
+        intervals = None if self.intervals is None else self.intervals[index]
+        return weighted_cross_entropy(self.module(signal, intervals), self.target[index], self.class_weights)
 
     def after_epoch(self, epoch: int, loss: float) -> bool:
-        confusion = evaluate(self.module, self.validation)
+        number = epoch + 1
+        if number % self.recipe.validate_every and number < self.recipe.epochs:
+            return False
+        confusion = evaluate(self.module, self.validation, self.recipe.intervals)
         metrics = {"loss": loss, **scores(confusion)}
         self.curve.append(metrics)
         if metrics["macro_recall"] >= self.best_recall:
             self.best_recall, self.best_error = metrics["macro_recall"], float(macro_recall_error(confusion))
         if metrics["macro_recall"] >= self.best_recall - self.best_error:
             self.kept, self.kept_confusion = copy.deepcopy(self.module.state_dict()), confusion
-        self.on_epoch(Epoch(epoch, metrics, (epoch + 1) * len(self.signal), self.kept_confusion))
+        self.on_epoch(Epoch(epoch, metrics, number * len(self.signal), self.kept_confusion))
         return False
 
     def state(self) -> dict[str, Any]:
@@ -178,9 +212,9 @@ class Context:
         return RunResult(
             arm=arm.name,
             encoder=arm.encoder_hash,
-            source=None if arm.checkpoint is None else arm.checkpoint.source,
+            source=arm.source,
             dataset=self.dataset,
-            config={**asdict(recipe), "arch": arm.spec.name, **self.labels},
+            config={**asdict(recipe), "arch": arm.spec.label, **self.labels},
             seed=seed,
             protocol=self.protocol,
             badge=self.badge,
@@ -205,9 +239,14 @@ class Trained:
     """Training beats of each class before and after the balance."""
 
 
-def evaluate(model: Classifier, beats: Beats) -> np.ndarray:
-    """Confusion matrix (num_classes, num_classes) of the most probable class."""
-    logits = apply(model, beats.signal)
+def evaluate(model: Classifier, beats: Beats, intervals: str = "none") -> np.ndarray:
+    """Confusion matrix (num_classes, num_classes) of the most probable class.
+
+    Args:
+        intervals: what the model was trained with: a recipe's, and an option of the model's checkpoint.
+    """
+    ratios = beside(beats, intervals)
+    logits = apply(model, beats.signal) if ratios is None else apply(model, beats.signal, ratios)
     return confusion_matrix(beats.labels.numpy(), logits.argmax(1).numpy(), beats.num_classes)
 
 
@@ -230,8 +269,8 @@ def train(
         ValueError: a recipe, a checkpoint or a state that does not fit; a loss that is not finite.
     """
     recipe.check()
-    arm.check(split.train)
-    model = arm.build(recipe.head, split.train.num_classes, seed)
+    arm.check(split, recipe.intervals)
+    model = arm.build(recipe.head, split.train.num_classes, seed, len(COLUMNS[recipe.intervals]))
     tuning = FineTuning(model, split, recipe, seed, machine.device, on_epoch)
     settings = loop.Settings(
         num_epochs=recipe.epochs,

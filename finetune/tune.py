@@ -22,11 +22,11 @@ from ray.tune.search.optuna import OptunaSearch
 
 from data.split import Split, subset
 from experiments import loop, results, tables
+from experiments.cluster import first_line
 from experiments.machine import Machine, resolve_threads
 from experiments.metrics import macro_recall
 from experiments.results import RunResult
 from experiments.tracking import Run
-from finetune.cluster import first_line
 from finetune.plan import SEARCH_EPOCHS, Search
 from finetune.recipe import Recipe, recipe_of
 from finetune.train import Arm, Context, Epoch, train

@@ -55,6 +55,11 @@ def find(name: str) -> type[Encoder]:
     return getattr(import_module(module), attribute)
 
 
+def origin(name: str) -> str:
+    """own, or the library that an architecture is of: the course grades one's own."""
+    return name.partition(":")[0] if ":" in name.partition("@")[0] else "own"
+
+
 def build(spec: EncoderSpec) -> Encoder:
     """The encoder that `spec` describes, with fresh weights drawn from torch's global generator.
 

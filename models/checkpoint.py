@@ -138,13 +138,15 @@ def attach(checkpoint: Checkpoint, origin: str) -> tuple[Encoder, Loaded]:
 
 
 def restore_classifier(checkpoint: Checkpoint, origin: str) -> Classifier:
-    """The fine-tuned classifier that the checkpoint holds.
+    """The fine-tuned classifier that the checkpoint holds; its head's width tells how many intervals it takes.
 
     Raises:
         ValueError: the checkpoint is of an encoder alone.
     """
     if checkpoint.head is None:
         raise ValueError(f"{origin} holds an encoder without a head: fine-tune it first")
-    model = Classifier(models.build(checkpoint.spec), checkpoint.head, len(checkpoint.classes))
+    encoder, statistics = models.build(checkpoint.spec), checkpoint.weights.get("head.standardise.running_mean")
+    num_intervals = 0 if statistics is None else max(0, len(statistics) - encoder.dim)
+    model = Classifier(encoder, checkpoint.head, len(checkpoint.classes), num_intervals)
     load_weights(model, checkpoint.weights, origin)
     return model

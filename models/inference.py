@@ -5,8 +5,8 @@ from torch import Tensor, nn
 
 
 @torch.inference_mode()
-def apply(module: nn.Module, signal: Tensor, batch_size: int = 1024) -> Tensor:
-    """`module`'s outputs for `signal` (num_beats, num_leads, num_samples), on the CPU in float32, in order.
+def apply(module: nn.Module, *inputs: Tensor, batch_size: int = 1024) -> Tensor:
+    """`module`'s outputs for `inputs`, each (num_beats, …) and taken in step, on the CPU in float32, in order.
 
     The training mode of every submodule is put back afterwards, so a frozen stage stays in eval mode.
     """
@@ -14,7 +14,8 @@ def apply(module: nn.Module, signal: Tensor, batch_size: int = 1024) -> Tensor:
     device = next(module.parameters()).device
     module.eval()
     try:
-        return torch.cat([module(batch.to(device)).float().cpu() for batch in signal.split(batch_size)])
+        batches = zip(*(tensor.split(batch_size) for tensor in inputs), strict=True)
+        return torch.cat([module(*(part.to(device) for part in batch)).float().cpu() for batch in batches])
     finally:
         for part, training in modes:
             part.training = training

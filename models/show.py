@@ -41,12 +41,11 @@ def _describe_or_say_why(name: str) -> Row:
         encoder = models.build(models.parse(name))
         return describe(encoder, scheme(encoder))
     except Exception as error:  # whatever importing and running another library may raise
-        return {"name": name, "origin": origin(name), "reason": " ".join(f"{type(error).__name__}: {error}".split())}
-
-
-def origin(name: str) -> str:
-    """own, or the library."""
-    return "own" if name in models.ENCODERS else name.partition(":")[0]
+        return {
+            "name": name,
+            "origin": models.origin(name),
+            "reason": " ".join(f"{type(error).__name__}: {error}".split()),
+        }
 
 
 def describe(encoder: Encoder, blocks: Sequence[Block]) -> Row:
@@ -57,7 +56,7 @@ def describe(encoder: Encoder, blocks: Sequence[Block]) -> Row:
     stages = [_describe_stage(block, forward) for block in blocks[1:-1]]
     return {
         "name": encoder.spec.label,
-        "origin": origin(name),
+        "origin": models.origin(name),
         "family": models.ENCODERS[name].family if name in models.ENCODERS else _family(encoder, blocks),
         "parameters": count_parameters(encoder),
         "tokens": encoder.num_tokens,

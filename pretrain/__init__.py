@@ -13,22 +13,23 @@ class Entry(NamedTuple):
     where: str
     suffix: str
     """How the checkpoint's file name says it: ptb_mae.pt."""
+    labels: bool = False
+    """Whether it learns from the source's labels."""
+    encoders: tuple[str, ...] = ()
+    """The architectures that it can train, where it cannot train all."""
 
 
 TASKS = {
     "masked": Entry("pretrain.masked:Masked", "mae"),
+    "spectrogram": Entry("pretrain.spectrogram:MaskedSpectrogram", "spectrogram"),
     "contrastive": Entry("pretrain.contrastive:Contrastive", "simclr"),
-    "supervised": Entry("pretrain.supervised:Supervised", "supervised"),
+    "supcon": Entry("pretrain.supcon:SupervisedContrastive", "supcon", labels=True),
+    "vicreg": Entry("pretrain.vicreg:Vicreg", "vicreg"),
+    "byol": Entry("pretrain.byol:Byol", "byol"),
+    "jepa": Entry("pretrain.jepa:Jepa", "jepa", encoders=("transformer1d",)),
+    "supervised": Entry("pretrain.supervised:Supervised", "supervised", labels=True),
+    "multitask": Entry("pretrain.multitask:Multitask", "multitask", labels=True),
 }
-
-
-SOURCES = ("ptb", "kaggle-ptb", "ptbdb", "ptbxl", "synthetic-ptb")
-"""Data sets to pretrain on, beside csv:PATH and parquet:PATH."""
-
-
-def probed_on(source: str) -> str:
-    """The labelled target whose validation part probes an encoder of this source."""
-    return "synthetic-arrhythmia" if source.startswith("synthetic-") else "arrhythmia"
 
 
 def entry(name: str) -> Entry:

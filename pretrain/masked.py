@@ -1,9 +1,11 @@
 """Masked reconstruction (He et al. 2022, arXiv 2111.06377) on beats cut into patches of 11 samples.
 
 A transformer encodes the visible patches only, and its targets are normalised patch by patch. Any other encoder sees
-the beat with the hidden patches blanked, and the whole beat is reconstructed from its pooled features: what a probe or
+the beat with the hidden spans blanked, and the whole beat is reconstructed from its pooled features: what a probe or
 a head will read then has to hold the shape of the beat. Only real samples count: padding is not signal.
 """
+
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
@@ -26,29 +28,73 @@ class Masked(PretrainTask):
 
     def __init__(self, encoder: Encoder, objective: Objective) -> None:
         super().__init__(encoder, objective)
-        self.by_patches = isinstance(encoder, Transformer1d)
         self.patch = encoder.patch if isinstance(encoder, Transformer1d) else PATCH
-        num_samples = encoder.spec.num_samples
-        self.num_patches = num_samples // self.patch
-        self.num_hidden = round(objective.mask_ratio * self.num_patches)
-        if num_samples % self.patch or not 0 < self.num_hidden < self.num_patches:
-            raise ValueError(
-                f"masked reconstruction cuts beats into patches of {self.patch} samples and hides some of them: "
-                f"--mask-ratio {objective.mask_ratio} hides {self.num_hidden} of {num_samples / self.patch:g} patches"
-            )
+        self.num_patches, self.num_hidden = num_hidden_patches(encoder, self.patch, objective.mask_ratio)
         if isinstance(encoder, Transformer1d):
-            self.reconstruct = VisiblePatches(encoder)
+            self.reconstruct = VisiblePatches(encoder, self.width, self.num_hidden)
         else:
-            self.reconstruct = BlankedBeat(encoder, self.patch)
+            self.reconstruct = BlankedBeat(encoder, self.patch, self.width, self.num_hidden)
 
-    def loss(self, batch: Batch) -> Tensor:
+    @property
+    def width(self) -> int:
+        """Numbers to predict of each patch."""
+        return self.encoder.spec.num_leads * self.patch
+
+    def views(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The varied signal, the order in which patches are hidden, and which samples of each patch are real."""
         signal = augment(batch.signal, batch.valid_length, VARIED_BY)
-        order = torch.rand(len(signal), self.num_patches, device=signal.device).argsort(1)
-        prediction = self.reconstruct(signal, order, self.num_hidden).float()
-        hidden = torch.zeros_like(order, dtype=torch.bool).scatter_(1, order[:, : self.num_hidden], True)
+        order = hidden_first(len(signal), self.num_patches, signal.device)
         real = patches(valid_mask(batch.valid_length, signal.shape[-1]).expand_as(signal), self.patch)
+        return signal, order, real
+
+    def forward(self, *views: Tensor) -> tuple[Tensor, ...]:
+        signal, order, _ = views
+        return (self.reconstruct(signal, order).float(),)
+
+    def objective(self, outputs: Sequence[Tensor], views: Sequence[Tensor]) -> Tensor:
+        signal, order, real = views
+        hidden = is_hidden(order, self.num_hidden)
+        return masked_loss(outputs[0], self.target(signal, real), hidden, self.counted(real))
+
+    def target(self, signal: Tensor, real_BNP: Tensor) -> Tensor:
+        """(batch, num_patches, width)."""
         target = patches(signal, self.patch)
-        return masked_loss(prediction, normalised(target, real) if self.by_patches else target, hidden, real)
+        return normalised(target, real_BNP) if isinstance(self.encoder, Transformer1d) else target
+
+    def counted(self, real_BNP: Tensor) -> Tensor:
+        """Which numbers of a target count: broadcast to (batch, num_patches, width)."""
+        return real_BNP
+
+    def chance(self, batch_size: int) -> float | None:
+        """Predicting every normalised patch's mean."""
+        del batch_size
+        return 1.0 if isinstance(self.encoder, Transformer1d) else None
+
+
+def num_hidden_patches(encoder: Encoder, patch: int, mask_ratio: float) -> tuple[int, int]:
+    """Patches of a beat, and how many of them are hidden.
+
+    Raises:
+        ValueError: the beat does not divide into patches, or none or all would be hidden.
+    """
+    num_samples = encoder.spec.num_samples
+    num_patches = num_samples // patch
+    num_hidden = round(mask_ratio * num_patches)
+    if num_samples % patch or not 0 < num_hidden < num_patches:
+        raise ValueError(
+            f"this task cuts beats into patches of {patch} samples and hides some of them: "
+            f"--mask-ratio {mask_ratio} hides {num_hidden} of {num_samples / patch:g} patches"
+        )
+    return num_patches, num_hidden
+
+
+def hidden_first(num_beats: int, num_patches: int, device: torch.device) -> Tensor:
+    """(num_beats, num_patches): each beat's patches in a random order; the first of them are hidden."""
+    return torch.rand(num_beats, num_patches, device=device).argsort(1)
+
+
+def is_hidden(order_BN: Tensor, num_hidden: int) -> Tensor:
+    return torch.zeros_like(order_BN, dtype=torch.bool).scatter_(1, order_BN[:, :num_hidden], True)
 
 
 def patches(x: Tensor, patch: int) -> Tensor:
@@ -73,40 +119,44 @@ def masked_loss(prediction_BNP: Tensor, target_BNP: Tensor, hidden_BN: Tensor, r
 
 
 class VisiblePatches(nn.Module):
-    """The encoder sees the visible patches; a decoder of one block fills the hidden ones in."""
+    """The encoder sees the visible patches; a decoder of one block, half as wide, fills the hidden ones in."""
 
-    def __init__(self, encoder: Transformer1d) -> None:
+    def __init__(self, encoder: Transformer1d, width: int, num_hidden: int) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.hidden_token = nn.Parameter(torch.zeros(encoder.dim))
-        self.position = nn.Parameter(torch.randn(encoder.num_tokens, encoder.dim) * 0.02)
-        self.decode = nn.Sequential(
-            TransformerBlock(encoder.dim, 4, 2),
-            nn.LayerNorm(encoder.dim),
-            nn.Linear(encoder.dim, encoder.spec.num_leads * encoder.patch),
-        )
+        self.encoder, self.num_hidden = encoder, num_hidden
+        dim = max(2, encoder.dim // 4 * 2)
+        self.narrow = nn.Linear(encoder.dim, dim)
+        self.hidden_token = nn.Parameter(torch.zeros(dim))
+        self.position = nn.Parameter(torch.randn(encoder.num_tokens, dim) * 0.02)
+        self.decode = nn.Sequential(TransformerBlock(dim, 2, 2), nn.LayerNorm(dim), nn.Linear(dim, width))
 
-    def forward(self, signal: Tensor, order_BN: Tensor, num_hidden: int) -> Tensor:
-        embedded = self.encoder.embed(signal)
-        place = order_BN[:, num_hidden:, None].expand(-1, -1, embedded.shape[-1])
-        seen = self.encoder.contextualise(embedded.gather(1, place))
-        filled = self.hidden_token.to(seen.dtype).expand_as(embedded).scatter(1, place, seen)
-        return self.decode(filled + self.position)
+    def forward(self, signal: Tensor, order_BN: Tensor) -> Tensor:
+        visible_BV = order_BN[:, self.num_hidden :]
+        seen = self.narrow(self.encoder.contextualise(rows(self.encoder.embed(signal), visible_BV)))
+        whole = self.hidden_token.to(seen.dtype).expand(len(signal), self.encoder.num_tokens, -1)
+        place = visible_BV[..., None].expand_as(seen)
+        return self.decode(whole.scatter(1, place, seen) + self.position)
+
+
+def rows(tokens_BND: Tensor, index_BV: Tensor) -> Tensor:
+    """The tokens numbered `index_BV` of each beat: (batch, V, dim)."""
+    return tokens_BND.gather(1, index_BV[..., None].expand(-1, -1, tokens_BND.shape[-1]))
 
 
 class BlankedBeat(nn.Module):
-    """Hidden patches are zero in the input; a decoder of one hidden layer turns the pooled features into the beat."""
+    """Hidden patches are zero in the input; a decoder of one hidden layer works from the pooled features."""
 
-    def __init__(self, encoder: Encoder, patch: int) -> None:
+    def __init__(self, encoder: Encoder, patch: int, width: int, num_hidden: int) -> None:
         super().__init__()
-        self.encoder, self.patch, spec = encoder, patch, encoder.spec
+        self.encoder, self.patch, self.num_hidden = encoder, patch, num_hidden
         self.decode = nn.Sequential(
             nn.Linear(encoder.dim, 2 * encoder.dim),
             nn.GELU(),
-            nn.Linear(2 * encoder.dim, spec.num_leads * spec.num_samples),
+            nn.Linear(2 * encoder.dim, encoder.spec.num_samples // patch * width),
         )
 
-    def forward(self, signal: Tensor, order_BN: Tensor, num_hidden: int) -> Tensor:
-        visible = torch.ones_like(order_BN, dtype=signal.dtype).scatter_(1, order_BN[:, :num_hidden], 0.0)
+    def forward(self, signal: Tensor, order_BN: Tensor) -> Tensor:
+        visible = (~is_hidden(order_BN, self.num_hidden)).to(signal.dtype)
         blanked = signal * visible.repeat_interleave(self.patch, 1)[:, None]
-        return patches(self.decode(self.encoder(blanked)).view_as(signal), self.patch)
+        decoded = self.decode(self.encoder(blanked))
+        return rearrange(decoded, "batch (token width) -> batch token width", token=order_BN.shape[1])

@@ -12,7 +12,10 @@ MODULES = sorted(path.relative_to(ROOT).as_posix() for room in ROOMS for path in
 COMMAND_LINES = ("__main__.py", "cli.py", "show.py", "explore.py")
 HEAVY = ("torch", "ray", "mlflow", "polars", "pyarrow", "sklearn", "imblearn", "scipy", "optuna", "timm", "tsai")
 ONLY_IN = {
-    "ray": ("finetune/tune.py", "finetune/finals.py", "finetune/cluster.py"),
+    "ray": (
+        *("experiments/cluster.py", "pretrain/compare.py", "pretrain/distributed.py"),
+        *("finetune/tune.py", "finetune/finals.py", "finetune/grid.py"),
+    ),
     "mlflow": ("experiments/tracking.py",),
 }
 
@@ -114,9 +117,11 @@ def test_nothing_of_the_project_is_installed() -> None:
         ("data",),
         ("models",),
         ("pretrain",),
+        ("pretrain", "compare"),
         ("finetune",),
         ("finetune", "train"),
         ("finetune", "tune"),
+        ("finetune", "compare"),
     ],
     ids=" ".join,
 )

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from data.beats import Beats, measure_length, scale_and_pad
-from data.synthetic import synthetic_arrhythmia
+from data.beats import Beats, concatenate, measure_length, scale_and_pad
+from data.synthetic import synthetic_arrhythmia, synthetic_ptb
 
 
 @pytest.fixture
@@ -78,3 +78,63 @@ def test_notes_say_what_reading_did() -> None:
     beats = replace(whole, source="a.csv", dropped={"too short": 1200}, remarks=("cropped",))
     assert beats.notes == ("a.csv: dropped 1,200 beats: too short", "a.csv: cropped")
     assert whole.notes == ()
+
+
+def with_groups(beats: Beats, *group: int) -> Beats:
+    return replace(beats.select(torch.arange(len(group))), group=torch.tensor(group), source=f"source {group}")
+
+
+def test_sources_are_joined_in_order_and_named(beats: Beats) -> None:
+    ptb = replace(synthetic_ptb(50, 0), source="b", dropped={"too short": 2}, remarks=("cropped",))
+    joined = concatenate([replace(beats, source="a"), ptb])
+    assert torch.equal(joined.signal, torch.cat([beats.signal, ptb.signal]))
+    assert torch.equal(joined.valid_length, torch.cat([beats.valid_length, ptb.valid_length]))
+    assert joined.source == "a + b"
+    assert (joined.dropped, joined.remarks) == ({"b: too short": 2}, ("b: cropped",))
+    assert len({joined.fingerprint, beats.fingerprint, concatenate([ptb, beats]).fingerprint}) == 3
+    assert concatenate([beats, ptb]).fingerprint == joined.fingerprint
+    assert concatenate([beats]) is beats
+
+
+def test_patients_of_different_sources_differ_and_the_unknown_stay_unknown(beats: Beats) -> None:
+    parts = [with_groups(beats, 0, 3, -1, 3), with_groups(beats, -1, -1), with_groups(beats, 0, 0, 1, -1)]
+    group = concatenate([*parts, replace(beats, group=None)]).group
+    assert group is not None
+    named = group[:10].tolist()
+    assert named[:4] == [0, 3, -1, 3] and named[4:6] == [-1, -1] and named[9] == -1
+    assert named[6] == named[7] and len({0, 3, named[6], named[8]}) == 4
+    assert (group[10:] == -1).all() and len(group) == 10 + len(beats)
+
+
+@pytest.mark.parametrize("groups", [(None, None), (-1, None), (-1, -1)])
+def test_sources_that_name_no_patient_have_none_together(beats: Beats, groups: tuple[int | None, int | None]) -> None:
+    parts = [replace(beats, group=None if group is None else torch.full((300,), group)) for group in groups]
+    assert concatenate(parts).group is None
+
+
+def test_labels_remain_where_all_have_the_same_classes(beats: Beats) -> None:
+    joined = concatenate([beats, beats.select(torch.arange(5))])
+    assert joined.classes == beats.classes
+    assert torch.equal(joined.labels, torch.cat([beats.labels, beats.labels[:5]]))
+    for other in (synthetic_ptb(50, 0), replace(beats, target=None), replace(beats, classes=beats.classes[::-1])):
+        for parts in ([beats, other], [other, beats]):
+            joined = concatenate(parts)
+            assert (joined.target, joined.classes) == (None, ())
+
+
+def test_intervals_remain_where_all_have_them(beats: Beats) -> None:
+    joined = concatenate([beats, synthetic_ptb(50, 0)])
+    assert joined.intervals is not None and joined.intervals.shape == (350, 6)
+    assert concatenate([beats, replace(beats, intervals=None)]).intervals is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"signal": torch.zeros(300, 2, 187)}, {"signal": torch.zeros(300, 1, 100)}, {"rate_hz": 360.0}],
+    ids=["leads", "samples", "rate"],
+)
+def test_sources_of_another_shape_are_refused(beats: Beats, changed: dict[str, torch.Tensor | float]) -> None:
+    other = replace(beats, source="other", **changed)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"other .*: they cannot be joined") as error:
+        concatenate([beats, beats, other])
+    assert "\n" not in str(error.value) and beats.source in str(error.value)

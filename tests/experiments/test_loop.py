@@ -18,6 +18,7 @@ from experiments.machine import Machine
 NUM_BEATS, BATCH, EPOCHS = 24, 4, 3
 STEPS = NUM_BEATS // BATCH * EPOCHS
 SETTINGS = Settings(num_epochs=EPOCHS, seed=1, machine=Machine(), identity={"model": "tiny"})
+OFTEN_SAVED = replace(SETTINGS, save_every_s=0.0)
 
 
 class Tiny:
@@ -145,13 +146,10 @@ def test_interrupted_twice_ends_bit_identical(whole: tuple[Tiny, History], tmp_p
 
 
 @pytest.mark.parametrize("step", [4, 9])
-def test_a_crash_is_resumed_from_the_last_save(
-    step: int, whole: tuple[Tiny, History], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+def test_a_crash_is_resumed_from_the_last_save(step: int, whole: tuple[Tiny, History], tmp_path: Path) -> None:
     state = tmp_path / "run.partial"
     with pytest.raises(RuntimeError, match="power cut"):
-        loop.run(Tiny({step: crash}), SETTINGS, state_file=state)
+        loop.run(Tiny({step: crash}), OFTEN_SAVED, state_file=state)
     second = Tiny()
     history = loop.run(second, SETTINGS, state_file=state, resume=True)
     assert len(second.progress) == STEPS - step
@@ -212,24 +210,20 @@ def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("factor", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(
-    factor: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(factor: float, tmp_path: Path) -> None:
     state = tmp_path / "run.partial"
     trainee = Tiny({7: lambda: factor})
     with pytest.raises(ValueError, match=f"the loss became {factor} near step 8"):
-        loop.run(trainee, SETTINGS, state_file=state)
+        loop.run(trainee, OFTEN_SAVED, state_file=state)
     assert len(trainee.progress) == 8
     saved = load_tensors(state)
     assert saved["history"]["step"] == 7
     assert all(tensor.isfinite().all() for tensor in saved["module"].values())
 
 
-def test_an_early_stop_ends_the_run_and_removes_the_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+def test_an_early_stop_ends_the_run_and_removes_the_state(tmp_path: Path) -> None:
     trainee = Tiny(stop_after=2)
-    history = loop.run(trainee, SETTINGS, state_file=tmp_path / "run.partial")
+    history = loop.run(trainee, OFTEN_SAVED, state_file=tmp_path / "run.partial")
     assert history.stopped
     assert (history.step, len(history.losses)) == (12, 2)
     assert list(tmp_path.iterdir()) == []
@@ -240,7 +234,7 @@ def test_a_run_that_stopped_early_while_interrupted_does_not_go_on(tmp_path: Pat
     with pytest.raises(KeyboardInterrupt):
         loop.run(Tiny({11: interrupt}, stop_after=2), SETTINGS, state_file=state)
     trainee = Tiny(stop_after=2)
-    history = loop.run(trainee, SETTINGS, state_file=state, resume=True)
+    history = loop.run(trainee, OFTEN_SAVED, state_file=state, resume=True)
     assert (history.step, trainee.progress, len(trainee.seen)) == (12, [], 2)
 
 

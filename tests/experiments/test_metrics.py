@@ -17,6 +17,7 @@ from experiments.metrics import (
     is_collapsed,
     macro_recall,
     macro_recall_error,
+    nested_difference,
     paired_difference,
     recall_per_class,
     scores,
@@ -168,6 +169,8 @@ def test_runs_that_are_not_paired_are_refused(treated, control):
         (0.01, 0.05, 8, 1, "transfer helps, for this checkpoint"),
         (-0.01, 0.05, 8, 1, "no evidence either way, for this checkpoint"),
         (0.01, 0.05, 7, 3, "too few pairs (7)"),
+        (0.01, 0.05, 9, 2, "too few pretraining seeds (2)"),
+        (None, None, 8, 8, "too few fine-tune seeds (1)"),
         (None, None, 1, 1, "too few pairs (1)"),
     ],
 )
@@ -183,3 +186,67 @@ def test_error_of_macro_recall_is_the_spread_of_repeated_draws():
     draws = np.random.default_rng(3).binomial(support[:2], recall[:2], (20_000, 2)) / support[:2]
     assert macro_recall_error(confusion) == pytest.approx(draws.mean(1).std(), rel=0.03)
     assert macro_recall_error([[5, 0], [0, 5]]) == 0
+
+
+def coverage(sizes: tuple[int, int], spreads: tuple[float, float, float], num_studies: int = 1000) -> float:
+    """Share of the intervals that hold the truth, 0, where encoder, control run and each pair have these spreads."""
+    rng = np.random.default_rng(4)
+    of_p, of_k, of_pair = spreads
+    covered = 0
+    for _ in range(num_studies):
+        effects_P1, effects_1K = of_p * rng.normal(size=(sizes[0], 1)), of_k * rng.normal(size=(1, sizes[1]))
+        difference = nested_difference(effects_P1 + effects_1K + of_pair * rng.normal(size=sizes))
+        assert difference.low is not None and difference.high is not None
+        covered += difference.low <= 0 <= difference.high
+    return covered / num_studies
+
+
+@pytest.mark.parametrize("sizes", [(3, 3), (3, 8)], ids=str)
+@pytest.mark.parametrize(
+    "spreads", [(0, 0, 1), (1, 0, 1), (0, 1, 1), (1, 1, 1), (3, 1, 1), (1, 3, 1), (1, 1, 0.3)], ids=str
+)
+def test_nested_interval_covers_the_truth_at_least_about_as_often_as_it_says(sizes, spreads):
+    """Wide where no seed has an effect of its own: three seeds cannot tell that from a small one."""
+    assert coverage(sizes, spreads) >= 0.935
+
+
+@pytest.mark.parametrize("spreads", [(3, 1, 1), (1, 3, 1), (1, 0, 0.3)], ids=str)
+def test_nested_interval_is_not_much_too_wide_where_a_seed_decides(spreads):
+    assert coverage((3, 3), spreads) <= 0.985
+
+
+def test_nested_difference_by_hand():
+    # Mean squares 12.5 / 2 = 6.25 of encoders (1 freedom), .25 of seeds, .25 of the rest: mean 1.75, variance 6.25 / 4.
+    difference = nested_difference([[3.5, 2.5], [0.5, 0.5]])
+    assert (difference.mean, difference.wins, difference.num_pairs) == (1.75, 4, 4)
+    assert (difference.low, difference.high) == pytest.approx((1.75 - 12.7062 * 1.25, 1.75 + 12.7062 * 1.25), abs=1e-3)
+
+
+def test_nested_difference_of_one_encoder_is_the_paired_one():
+    treated, control = np.array([0.8, 0.7, 0.9, 0.6]), np.array([0.7, 0.7, 0.6, 0.7])
+    assert nested_difference([treated - control]) == paired_difference(treated - control, np.zeros(4))
+
+
+def test_luck_of_the_pretraining_widens_the_interval():
+    rng = np.random.default_rng(5)
+    noise = 0.01 * rng.normal(size=(3, 8))
+    alike, different = nested_difference(0.1 + noise), nested_difference(0.1 + noise + np.array([[-0.2], [0], [0.2]]))
+    assert alike.low is not None and alike.low > 0.08
+    assert different.low is not None and different.low < 0
+    assert alike.p_value is not None and different.p_value is not None and alike.p_value < 0.01 < different.p_value
+
+
+def test_one_fine_tune_seed_has_no_nested_interval():
+    difference = nested_difference([[0.1], [0.2], [0.3]])
+    assert (difference.low, difference.high, difference.p_value, difference.num_pairs) == (None, None, None, 3)
+
+
+def test_equal_differences_are_certain():
+    difference = nested_difference(np.full((3, 3), 0.5))
+    assert (difference.low, difference.high, difference.p_value) == (0.5, 0.5, 0.0)
+
+
+@pytest.mark.parametrize("differences", [[], [0.1], [[]], [[0.1, math.nan]], [[0.1, 0.2], [math.inf, 0.2]]], ids=str)
+def test_differences_that_are_no_table_are_refused(differences):
+    with pytest.raises(ValueError, match="run"):
+        nested_difference(differences)

@@ -61,6 +61,23 @@ def test_artifacts_lie_beside_the_database(tracker, client, database):
     assert json.loads((folder / "confusion.json").read_text()) == [[1, 2], [3, 4]]
 
 
+def test_a_file_is_kept_as_a_copy(tracker, client, database, tmp_path):
+    picture = tmp_path / "curves.png"
+    picture.write_bytes(b"a picture")
+    with tracker.run("picture", {}) as run:
+        run.artifact_file(picture)
+    picture.unlink()
+    kept = database.parent / "mlruns" / only_run(client, "picture").info.run_id / "artifacts" / "curves.png"
+    assert kept.read_bytes() == b"a picture"
+
+
+def test_a_file_that_is_not_there_warns_and_lets_the_run_go_on(database, tracker, capsys, tmp_path):  # noqa: ARG001
+    with Tracker.open(str(database), "tests").run("no picture", {}) as run:
+        run.artifact_file(tmp_path / "nowhere.png")
+        run.log({"loss": 1.0})
+    assert capsys.readouterr().err.count("warning: tracking") == 1
+
+
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
 def test_an_error_passes_through_and_sets_the_status(tracker, client, error, status):
     with pytest.raises(error), tracker.run(f"ends {status}", {}):
@@ -89,6 +106,7 @@ def test_none_keeps_nothing(tmp_path, monkeypatch):
         assert isinstance(child, Run)
         child.log({"loss": 1.0}, step=1)
         child.artifact_json("a.json", {})
+        child.artifact_file(tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
 
 

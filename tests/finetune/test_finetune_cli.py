@@ -94,6 +94,7 @@ def test_interrupted_and_resumed_equals_a_run_left_alone(
 
 TRAIN = "train --encoder {root}/encoder.pt --data-dir {beats} --epochs 1 --tracking none --out {root}/out/{case}.pt"
 TUNE = "tune --encoder {root}/encoder.pt --data-dir {beats} --tracking none --out {root}/out/{case}.pt"
+COMPARE = "compare --data-dir {beats} --tracking none --encoders {root}/encoder.pt"
 BAD_INPUTS: dict[str, tuple[str, list[str]]] = {
     "no-command": ("", ["train", "tune"]),
     "unknown-command": ("cook", ["train", "tune"]),
@@ -105,7 +106,7 @@ BAD_INPUTS: dict[str, tuple[str, list[str]]] = {
     "classifier": (f"{TRAIN} --encoder {{root}}/classifier.pt", ["{root}/classifier.pt is a whole classifier"]),
     "two-leads": (f"{TRAIN} --encoder {{root}}/two-leads.pt", ["two-leads.pt", "lead"]),
     "other-length": (f"{TRAIN} --encoder {{root}}/other-length.pt", ["other-length.pt", "110", "187"]),
-    "arch": (f"{TRAIN} --encoder scratch --arch alexnet", ["alexnet", "resnet1d, inception1d"]),
+    "arch": (f"{TRAIN} --encoder scratch --arch alexnet", ["alexnet", "resnet1d", "transformer1d"]),
     "schedule": (f"{TRAIN} --schedule melt", ["melt", "frozen, full, gradual, lp_ft"]),
     "head": (f"{TRAIN} --head hydra", ["hydra", "linear, mlp, attention"]),
     "balance": (f"{TRAIN} --balance luck", ["luck", "none, class_weight, smote"]),
@@ -114,6 +115,10 @@ BAD_INPUTS: dict[str, tuple[str, list[str]]] = {
     "data": (f"{TRAIN} --data mnist", ["mnist", "arrhythmia"]),
     "no-data": (f"{TRAIN} --data-dir {{root}}", ["{root}/heart_big_train.parq is missing"]),
     "epochs": (f"{TRAIN} --epochs 0", ["--epochs 0"]),
+    "validate-every": (f"{TRAIN} --validate-every 0", ["--validate-every 0"]),
+    "intervals": (f"{TRAIN} --intervals some", ["some", "none, causal, all"]),
+    "no-intervals": (f"{TRAIN} --intervals causal", ["--intervals causal", "arrhythmia with --protocol ds1-ds2"]),
+    "arch-option": (f"{TRAIN} --encoder scratch --arch resnet1d@hue=1", ["hue", "width"]),
     "batch-size": (f"{TRAIN} --batch-size 0", ["--batch-size 0"]),
     "lr": (f"{TRAIN} --lr -1", ["lr -1"]),
     "ratio": (f"{TRAIN} --ratio -1", ["ratio -1"]),
@@ -129,6 +134,23 @@ BAD_INPUTS: dict[str, tuple[str, list[str]]] = {
     "tune-missing": (f"{TUNE} --encoder {{root}}/absent.pt", ["{root}/absent.pt does not exist"]),
     "tune-classifier": (f"{TUNE} --encoder {{root}}/classifier.pt", ["{root}/classifier.pt is a whole classifier"]),
     "tune-out": (f"{TUNE} --out {{root}}", ["{root} is a folder"]),
+    "compare-none": ("compare --encoders", ["--encoders"]),
+    "compare-missing": (f"{COMPARE} {{root}}/absent.pt", ["{root}/absent.pt does not exist"]),
+    "compare-damaged": (f"{COMPARE} {{root}}/damaged.pt", ["{root}/damaged.pt is damaged"]),
+    "compare-classifier": (f"{COMPARE} {{root}}/classifier.pt", ["{root}/classifier.pt is a whole classifier"]),
+    "compare-twice": (f"{COMPARE} {{root}}/encoder.pt", ["{root}/encoder.pt", "hold the same encoder"]),
+    "compare-same-seed": (f"{COMPARE} {{root}}/same-seed.pt", ["{root}/same-seed.pt", "say the same pretraining seed"]),
+    "compare-other-length": (f"{COMPARE} {{root}}/other-length.pt", ["other-length.pt", "110", "187"]),
+    "compare-fraction": (f"{COMPARE} --label-fractions 0.5 2", ["--label-fractions 2.0"]),
+    "compare-no-fraction": (f"{COMPARE} --label-fractions", ["--label-fractions"]),
+    "compare-fraction-twice": (f"{COMPARE} --label-fractions 0.5 0.5", ["--label-fractions 0.5", "twice"]),
+    "compare-too-few": (f"{COMPARE} --label-fractions 0.001", ["subset"]),
+    "compare-seeds": (f"{COMPARE} --seeds 0", ["--seeds 0"]),
+    "compare-steps": (f"{COMPARE} --steps 0", ["--steps 0"]),
+    "compare-threads": (f"{COMPARE} --threads 0", ["--threads 0"]),
+    "compare-schedule": (f"{COMPARE} --schedule melt", ["melt", "frozen, full, gradual, lp_ft"]),
+    "compare-no-intervals": (f"{COMPARE} --intervals all", ["--intervals all", "--protocol ds1-ds2"]),
+    "compare-protocol": (f"{COMPARE} --data ptb --protocol patient", ["ptb", "beat-random", "patient"]),
 }
 
 
@@ -139,6 +161,7 @@ def refusals(
     """Folder of the checkpoints and of what was written, and what the program said to each bad input."""
     root = tmp_path_factory.mktemp("refusals")
     save_encoder(root / "encoder.pt")
+    save_encoder(root / "same-seed.pt")
     whole = bytearray((root / "encoder.pt").read_bytes())
     (root / "truncated.pt").write_bytes(whole[: len(whole) // 2])
     whole[len(whole) // 2] ^= 1

@@ -16,8 +16,11 @@ from finetune.plan import (
     parse_duration,
     plan_finals,
     plan_search,
+    validation_size,
+    with_enough_steps,
     working_s,
 )
+from finetune.recipe import Recipe
 
 WORKS = st.builds(
     Work,
@@ -129,3 +132,28 @@ def test_durations(text: str, seconds: float) -> None:
 def test_other_durations_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"--budget .*such as 10m"):
         parse_duration(text)
+
+
+@given(st.integers(12, 90_000), st.integers(1, 2_000), st.integers(1, 512), st.integers(1, 30))
+def test_few_beats_get_enough_steps_in_enough_batches(
+    num_train: int, num_steps: int, batch_size: int, epochs: int
+) -> None:
+    given_recipe = Recipe(epochs=epochs, batch_size=batch_size)
+    recipe = with_enough_steps(given_recipe, num_train, num_steps)
+    steps_an_epoch = max(1, round(num_train / recipe.batch_size))
+    assert recipe.epochs * steps_an_epoch >= num_steps and recipe.epochs >= epochs
+    assert recipe.epochs == epochs or (recipe.epochs - 1) * steps_an_epoch < num_steps
+    assert recipe.batch_size <= batch_size and steps_an_epoch >= 4
+    assert recipe.epochs == epochs or recipe.epochs / recipe.validate_every <= 20
+
+
+def test_a_long_run_keeps_its_recipe() -> None:
+    assert with_enough_steps(Recipe(), 78_000, 600) == Recipe()
+
+
+@pytest.mark.parametrize(
+    ("num_train", "num_validation", "size"),
+    [(788, 8757, 2000), (788, 900, 900), (1500, 8757, 3000), (78_000, 8757, 8757)],
+)
+def test_few_training_beats_have_no_more_to_validate_on(num_train: int, num_validation: int, size: int) -> None:
+    assert validation_size(num_train, num_validation) == size

@@ -130,7 +130,7 @@ def test_the_result_says_what_was_run(name: str, split: Split) -> None:
     assert (result.arm, result.part, result.seed) == (name, "validation", 3)
     assert (result.protocol, result.badge) == ("beat-random", "beat-random")
     assert result.encoder == arm.encoder_hash and (result.encoder is None) is (name == "scratch")
-    assert (result.config["schedule"], result.config["lr"], result.config["arch"]) == ("full", 0.01, "resnet1d")
+    assert (result.config["schedule"], result.config["lr"], result.config["arch"]) == ("full", 0.01, SPEC.label)
     assert {f"recall_{label}" for label in CONTEXT.classes} <= result.metrics.keys()
 
 
@@ -165,8 +165,8 @@ def test_the_latest_epoch_near_the_best_by_validation_is_restored(
     """Of 50 beats, 45 and 44 right are within a standard error (2.1) of each other, 45 and 40 are not."""
     seen: list[dict[str, Tensor]] = []
 
-    def scripted(model: torch.nn.Module, beats: Beats) -> np.ndarray:
-        assert beats is split.validation
+    def scripted(model: torch.nn.Module, beats: Beats, intervals: str) -> np.ndarray:
+        assert beats is split.validation and intervals == "none"
         hit = hits[len(seen)]
         seen.append(weights_of(model))
         return np.array([[hit, 50 - hit], [0, 50]])
@@ -258,3 +258,14 @@ def test_a_checkpoint_that_does_not_fit_its_spec_is_named(split: Split) -> None:
     del weights["parts.stem.0.weight"]
     with pytest.raises(ValueError, match=r"a\.pt does not fit the model: missing: parts\.stem\.0\.weight$"):
         fine_tune(replace(arm, checkpoint=replace(arm.checkpoint, weights=weights)), split)
+
+
+def test_an_encoder_that_saw_the_target_by_another_protocol_is_refused(split: Split) -> None:
+    arm = make_arm("transfer")
+    assert arm.checkpoint is not None
+    seen = replace(arm.checkpoint, options={"data": "ptb,arrhythmia:train", "protocol": "beat-random"})
+    replace(arm, checkpoint=seen).check(replace(split, protocol="beat-random"))
+    with pytest.raises(
+        ValueError, match=r"arrhythmia:train by protocol beat-random: .* pretrain it with --protocol ds1"
+    ):
+        replace(arm, checkpoint=seen).check(replace(split, protocol="ds1-ds2"))

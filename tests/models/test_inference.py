@@ -14,7 +14,7 @@ def make_module() -> nn.Sequential:
 def test_equals_a_forward_pass_in_eval_mode_in_order(batch_size: int) -> None:
     module, signal = make_module(), torch.rand(7, 1, 6)
     module(signal)
-    out = apply(module, signal, batch_size)
+    out = apply(module, signal, batch_size=batch_size)
     assert out.dtype == torch.float32 and not out.requires_grad
     torch.testing.assert_close(out, module.eval()(signal).detach())
 
@@ -43,3 +43,17 @@ def test_modes_are_put_back_after_an_error_too() -> None:
     with pytest.raises(RuntimeError, match="cannot take 2 beats"):
         apply(module, torch.rand(2, 1, 1))
     assert module.training and module.layer.training
+
+
+class Sum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor, beside: Tensor) -> Tensor:
+        return x.mean(2) + beside + self.bias
+
+
+def test_several_inputs_are_taken_in_step() -> None:
+    signal, beside = torch.rand(7, 1, 6), torch.rand(7, 1)
+    torch.testing.assert_close(apply(Sum(), signal, beside, batch_size=3), signal.mean(2) + beside + 1)

@@ -47,7 +47,7 @@ def test_attention_is_told_though_it_is_no_module() -> None:
     assert (block.kind, block.shape) == ("attention", (17, 32))
     assert block.layers == (
         "LayerNorm · Linear 32→96",
-        "Attention, 4 heads of 8, 17 tokens",
+        "Attention, 4 heads, 17 tokens",
         "Linear 32→32 · Sum",
         "LayerNorm · Linear 32→64 · GELU",
         "Linear 64→32 · Sum",

@@ -117,7 +117,7 @@ def test_a_prediction_sees_visible_patches_only(encoder: str) -> None:
     task = make_task(encoder)
     signal = torch.rand(2, 1, 187, requires_grad=True)
     order = torch.stack([torch.randperm(task.num_patches) for _ in signal])
-    prediction = task.reconstruct(signal, order, task.num_hidden)
+    prediction = task.reconstruct(signal, order)
     assert prediction.shape == (2, task.num_patches, task.patch)
     (gradient,) = torch.autograd.grad((prediction * torch.randn_like(prediction)).sum(), signal)
     reached = patches(gradient, task.patch).any(-1)

@@ -4,41 +4,68 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from data.known import FILES
 from models.checkpoint import attach, load
+from pretrain import TASKS, entry
 from tests.samples import assert_refused
 
 PTB = FILES["ptb"]["train"]
 RunMany = Callable[..., list[tuple[int | str, str, str]]]
 Python = Callable[..., subprocess.CompletedProcess[str]]
 
-KILLED_HALF_WAY = """
-import os, signal, sys
-from experiments import cli, loop
+KILLED_AND_RESUMED = """
+import contextlib, io, json, os, signal, sys
+import torch
+from experiments import cli
 from pretrain.cli import Pretrain
 from pretrain.train import Pretraining
 
-loop.SAVE_EVERY_S = 0.02
+folder, cases = sys.argv[1], json.loads(sys.argv[2])
+torch.set_num_threads(1)
 before_step = Pretraining.before_step
 
-def killed(self, progress):
+
+def killed_half_way(self, progress):
     if progress >= 0.5:
         os.kill(os.getpid(), signal.SIGKILL)
     before_step(self, progress)
 
-Pretraining.before_step = killed
-cli.main("pretrain", Pretrain)
+
+def pretrain(*args):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        try:
+            cli.main("pretrain", Pretrain, [str(arg) for arg in args])
+        except SystemExit as stop:
+            return stop.code, out.getvalue()
+
+
+found = {}
+for name, flags in cases.items():
+    first = os.fork()
+    if not first:
+        Pretraining.before_step = killed_half_way
+        pretrain(*flags, "--out", f"{folder}/{name}.pt")
+        os._exit(0)
+    _, status = os.waitpid(first, 0)
+    partial = os.path.exists(f"{folder}/{name}.pt.partial")
+    other = pretrain(*flags, "--out", f"{folder}/{name}.pt", "--resume", "--lr", "0.001")
+    resumed = pretrain(*flags, "--out", f"{folder}/{name}.pt", "--resume", "--json", f"{folder}/{name}.json")
+    pretrain(*flags, "--out", f"{folder}/{name}_alone.pt", "--json", f"{folder}/{name}_alone.json")
+    found[name] = {"signal": os.WTERMSIG(status), "partial": partial, "other": other, "resumed": resumed}
+json.dump(found, sys.stdout)
 """
 
 
 def test_a_first_run_without_files_writes_a_checkpoint_and_json(tmp_path: Path, python: Python) -> None:
     out, report = tmp_path / "encoder.pt", tmp_path / "report.json"
     flags = f"--task masked --data synthetic-ptb --epochs 2 --batch-size 2000 --out {out} --json {report}"
-    done = python("-m", "pretrain", *flags.split(), "--threads", "1", "--tracking", "none")
+    done = python("-m", "pretrain", *flags.split(), "--threads", "1", "--tracking", "none", "--no-pictures")
     assert (done.returncode, done.stderr) == (0, "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["encoder.pt", "report.json"]
     said, checkpoint = json.loads(report.read_text()), load(out)
@@ -49,44 +76,43 @@ def test_a_first_run_without_files_writes_a_checkpoint_and_json(tmp_path: Path, 
     assert (encoder.spec.name, said["architecture"]) == ("resnet1d", "resnet1d")
     assert len(said["losses"]) == 2 and said["losses"][1] < said["losses"][0]
     assert said["beats"] == 2 * 12_000
-    assert 0 < said["probe"] <= 1 and 0 < said["untrained_probe"] <= 1
+    assert all(0 < said[of]["linear"] <= 1 and 0 < said[of]["neighbours"] <= 1 for of in ("probe", "untrained"))
 
 
-@pytest.fixture
-def only_ptb(small_data_dir: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "beats"
-    folder.mkdir()
+KILLED = {
+    f"{task}-{arch.partition('@')[0]}": f"--task {task} --arch {arch} --epochs 6 --batch-size 48 --save-every 0"
+    for task in TASKS
+    for arch in ("resnet1d@width=4,kernel=3", "transformer1d@dim=16,depth=1")
+    if arch.partition("@")[0] in (entry(task).encoders or (arch.partition("@")[0],))
+}
+
+
+@pytest.fixture(scope="module")
+def killed(
+    small_data_dir: Path, tmp_path_factory: pytest.TempPathFactory, python: Python
+) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """Folder of the results, and how each run that was killed with SIGKILL went on."""
+    folder = tmp_path_factory.mktemp("killed")
     shutil.copy(small_data_dir / PTB, folder)
-    return folder
+    shared = ["--threads", "1", "--device", "cpu", "--tracking", "none", "--no-pictures", "--data-dir", str(folder)]
+    cases = {name: [*flags.split(), *shared] for name, flags in KILLED.items()}
+    done = python("-c", KILLED_AND_RESUMED, folder, json.dumps(cases))
+    assert done.returncode == 0, done.stderr
+    return folder, json.loads(done.stdout)
 
 
-def test_killed_and_resumed_equals_a_run_left_alone(
-    only_ptb: Path, tmp_path: Path, python: Python, run_many: RunMany
-) -> None:
-    shared = f"--task masked --epochs 10 --batch-size 48 --threads 1 --device cpu --tracking none --data-dir {only_ptb}"
-    flags = shared.split()
-    out, partial = tmp_path / "a.pt", tmp_path / "a.pt.partial"
-    killed = python("-c", KILLED_HALF_WAY, *flags, "--out", out)
-    assert killed.returncode == -signal.SIGKILL
-    assert partial.exists() and not out.exists()
-    json_a, json_b = tmp_path / "a.json", tmp_path / "b.json"
-    changed, resumed, alone = run_many(
-        "pretrain",
-        [
-            [*flags, "--out", out, "--resume", "--lr", "0.001"],
-            [*flags, "--out", out, "--resume", "--json", json_a],
-            [*flags, "--out", tmp_path / "b.pt", "--json", json_b],
-        ],
-    )
-    assert changed[0] == 2 and "other settings" in changed[2]
-    assert (resumed[0], resumed[2]) == (0, "")
-    step = int(resumed[1].split("continuing from step ")[1].split()[0])
-    assert 0 < step <= 20
-    assert (alone[0], "continuing" in alone[1]) == (0, False)
-    one, other = json.loads(json_a.read_text()), json.loads(json_b.read_text())
+@pytest.mark.parametrize("name", KILLED)
+def test_killed_and_resumed_equals_a_run_left_alone(name: str, killed: tuple[Path, dict[str, dict[str, Any]]]) -> None:
+    folder, found = killed[0], killed[1][name]
+    assert (found["signal"], found["partial"]) == (signal.SIGKILL, True)
+    assert found["other"][0] == 2 and "other settings: lr was" in found["other"][1]
+    code, said = found["resumed"]
+    assert code == 0, said
+    assert int(said.split("continuing from step ")[1].split()[0]) == 12
+    one, other = (json.loads((folder / f"{name}{end}.json").read_text()) for end in ("", "_alone"))
     assert one["weights_hash"] == other["weights_hash"]
-    assert one["losses"] == other["losses"]
-    assert not partial.exists()
+    assert one["losses"] == other["losses"] and one["readings"] == other["readings"]
+    assert not (folder / f"{name}.pt.partial").exists()
 
 
 def put_nan(folder: Path) -> None:
@@ -101,7 +127,7 @@ def put_pointer(folder: Path) -> None:
 
 GOOD = "--task masked --data-dir {root}/good --tracking none --epochs 1 --out {root}/out/{case}.pt"
 BAD_INPUTS: dict[str, tuple[str, list[str]]] = {
-    "task": (f"{GOOD} --task telepathy", ["telepathy", "masked, contrastive, supervised"]),
+    "task": (f"{GOOD} --task telepathy", ["telepathy", "masked, spectrogram, contrastive"]),
     "no-task": ("", ["--task"]),
     "data-set": (f"{GOOD} --data mnist", ["mnist", "synthetic-ptb"]),
     "not-a-source": (f"{GOOD} --data arrhythmia", ["arrhythmia"]),
@@ -155,4 +181,4 @@ def test_a_bad_input_is_one_line_and_writes_nothing(
 def test_one_mistake_in_a_process_of_its_own(tmp_path: Path, python: Python) -> None:
     done = python("-m", "pretrain", "--task", "telepathy", "--out", tmp_path / "a.pt")
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: unknown task 'telepathy'; choose from masked, contrastive, supervised\n"
+    assert done.stderr == f"error: unknown task 'telepathy'; choose from {', '.join(TASKS)}\n"

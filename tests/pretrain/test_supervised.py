@@ -13,13 +13,13 @@ from pretrain.task import Batch, Objective
 def make_task(num_classes: int = 2) -> Supervised:
     torch.manual_seed(0)
     spec = EncoderSpec(name="resnet1d", options={"width": 8, "kernel": 3})
-    return Supervised(models.build(spec), Objective(num_classes=num_classes))
+    return Supervised(models.build(spec), Objective(class_shares=(1 / num_classes,) * num_classes))
 
 
 def test_the_source_decides_the_number_of_classes() -> None:
     task = make_task(5).eval()
-    assert task.classifier(torch.rand(2, 1, 187)).shape == (2, 5)
-    assert task.classifier.encoder is task.encoder
+    assert task.head(*task(torch.rand(2, 1, 187))).shape == (2, 5)
+    assert task.chance(8) == pytest.approx(math.log(5))
 
 
 def test_it_learns_labels() -> None:
@@ -39,5 +39,5 @@ def test_it_learns_labels() -> None:
 
 
 def test_a_source_without_labels_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs labels"):
+    with pytest.raises(ValueError, match="learns from labels"):
         make_task().loss(Batch(torch.rand(2, 1, 187), torch.tensor([100, 187]), None))

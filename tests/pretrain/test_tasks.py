@@ -15,7 +15,9 @@ from pretrain.cli import Pretrain
 from pretrain.task import Batch, Objective, PretrainTask
 from pretrain.train import pretrain_encoder
 
-EVERY = [(task, encoder) for task in TASKS for encoder in models.ENCODERS]
+EVERY = [(task, encoder) for task in TASKS for encoder in entry(task).encoders or models.ENCODERS]
+TRIED = [(task, encoder) for task, encoder in EVERY if encoder in ("resnet1d", "transformer1d", "gru")]
+"""A task knows patches or it does not, whatever else an encoder is: three stand for all where a run is made."""
 
 
 def make_task(task: str, encoder: str) -> PretrainTask:
@@ -35,8 +37,8 @@ def test_a_finite_loss_that_teaches_every_parameter(task: str, encoder: str, bat
     loss = made.loss(batch)
     assert loss.shape == () and loss.dtype == torch.float32 and loss.isfinite()
     loss.backward()
-    untouched = [name for name, p in made.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
-    assert untouched == []
+    trained = [(name, p) for name, p in made.named_parameters() if p.requires_grad]
+    assert [name for name, p in trained if p.grad is None or not p.grad.isfinite().all()] == []
     for stage, part in made.encoder.stages.items():
         assert any(p.grad is not None and p.grad.any() for p in part.parameters()), stage
 
@@ -56,11 +58,11 @@ def test_the_loss_follows_torchs_seed_and_not_the_batch_given(task: str, encoder
 def test_every_parameter_of_a_task_is_trained_once(task: str, encoder: str) -> None:
     made = make_task(task, encoder)
     trained = [id(p) for group in decay_groups(made, 0.1) for p in group["params"]]
-    assert sorted(trained) == sorted(id(p) for p in made.parameters())
+    assert sorted(trained) == sorted(id(p) for p in made.parameters() if p.requires_grad)
     assert len(trained) > len(list(made.encoder.parameters()))
 
 
-@pytest.mark.parametrize(("task", "encoder"), EVERY)
+@pytest.mark.parametrize(("task", "encoder"), TRIED)
 def test_only_the_encoder_is_saved(task: str, encoder: str, small_data_dir: Path, tmp_path: Path) -> None:
     shutil.copy(small_data_dir / FILES["ptb"]["train"], tmp_path)
     out = tmp_path / "out" / "a.pt"
@@ -74,6 +76,7 @@ def test_only_the_encoder_is_saved(task: str, encoder: str, small_data_dir: Path
         precision="fp32",
         tracking="none",
         out=out,
+        pictures=False,
     )
     outcome = pretrain_encoder(flags)
     assert [path.name for path in out.parent.iterdir()] == ["a.pt"]
@@ -86,7 +89,7 @@ def test_only_the_encoder_is_saved(task: str, encoder: str, small_data_dir: Path
     assert found.cost["beats"] == outcome.beats == 192
     assert found.weights_hash == outcome.weights_hash
     assert outcome.losses == [found.metrics["loss"]]
-    assert outcome.probe is None and "no probe" in outcome.probed_on
+    assert outcome.probe.linear is None and "no probe" in outcome.probed_on
 
 
 def test_an_unknown_task_lists_the_choices() -> None:
