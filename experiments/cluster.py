@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
@@ -33,6 +34,9 @@ NOT_SHIPPED = [
 GPU_WORKERS, MAX_WORKERS = 4, 16
 """Side by side at most, where the user has not said it: each holds torch and a copy of the beats (about 1 GB)."""
 
+ANSWERS_WITHIN_S = 10.0
+"""How long a cluster may take to answer at its address."""
+
 
 def available_cores() -> int:
     """Cores that this process may use."""
@@ -54,6 +58,8 @@ def started(num_workers: int, address: str | None = None) -> Iterator[None]:
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
+    if address is not None:
+        _reach(address)
     # Without one, Ray writes a token into the home folder, which may be read-only.
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
@@ -72,6 +78,20 @@ def started(num_workers: int, address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Ask in seconds what Ray asks for minutes.
+
+    Raises:
+        ValueError: nobody listens at `address`.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=ANSWERS_WITHIN_S).close()
+        except (OSError, OverflowError) as error:
+            raise ValueError(f"--address {address}: no cluster answers there ({error})") from None
 
 
 def first_line(error: Exception) -> str:

@@ -41,6 +41,8 @@ class Told:
     """Title, epochs, history, steps in all, loss."""
     resumed: int | None = None
     state: bytes | None = None
+    refused: str | None = None
+    """The mistake in the flags that ends the run."""
     finished: Finished | None = None
 
 
@@ -112,6 +114,8 @@ class _Shown:
         self.listener: loop.Listener | None = None
 
     def hear(self, told: Told) -> Finished | None:
+        if told.refused is not None:
+            raise ValueError(told.refused)
         for line in told.said:
             self.voice.say(line)
         for epoch, metrics in told.logged:
@@ -165,14 +169,20 @@ def _work(config: Mapping[str, Any]) -> None:
         state_file = Path(folder) / "state.partial"
         if state is not None:
             state_file.write_bytes(state)
-        finished = run(
-            replace(flags, resume=state is not None),
-            ray.get(config["material"]),
-            config["machine"],
-            _told_to(keeper) if team.rank == 0 else Voice(say=_unsaid, progress=_unseen),
-            state_file=state_file,
-            team=team,
-        )
+        try:
+            finished = run(
+                replace(flags, resume=state is not None),
+                ray.get(config["material"]),
+                config["machine"],
+                _told_to(keeper) if team.rank == 0 else Voice(say=_unsaid, progress=_unseen),
+                state_file=state_file,
+                team=team,
+            )
+        except ValueError as error:
+            if team.rank > 0:
+                raise
+            ray.get(keeper.tell.remote("refused", str(error)))
+            return
     if team.rank == 0:
         ray.get(keeper.tell.remote("finished", finished))
 
