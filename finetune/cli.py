@@ -220,7 +220,7 @@ class Compare(TargetFlags):
                 raise ValueError(f"--label-fractions {fraction}: a share above 0 and at most 1 is needed")
             if self.label_fractions.count(fraction) > 1:
                 raise ValueError(f"--label-fractions {fraction} is named twice")
-        from finetune.comparison import run_comparison
+        from finetune.compare import run_comparison
 
         run_comparison(self)
 

@@ -1,195 +1,131 @@
-"""Arms side by side: rows with intervals, differences of paired seeds, verdicts, badges. Pure: results in, rows out."""
+"""One `compare` from start to end: groups of checkpoints, runs, tables; resumable at any point."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from math import isnan
-from typing import Any
+from __future__ import annotations
 
-import numpy as np
-from rich.console import Group
-from rich.table import Table
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from experiments import tables
-from experiments.metrics import (
-    Difference,
-    bootstrap_interval,
-    confusion_matrix,
-    is_collapsed,
-    macro_recall,
-    paired_difference,
-    recall_per_class,
-    scores,
-    verdict,
-)
-from experiments.results import RunResult
+import data
+from data.beats import derive
+from data.split import with_fewer_labels
+from experiments import cluster, loop, tables
+from experiments.cli import RUNS
+from experiments.files import write_json
+from experiments.machine import Machine, resolve_device, resolve_precision
+from experiments.tracking import Run, Tracker
+from finetune import groups
+from finetune.train import Arm
 
-ARMS = ("majority", "random-frozen", "scratch", "transfer")
-"""In the order of a table's rows."""
+if TYPE_CHECKING:
+    from finetune.cli import Compare
+    from finetune.grid import Grid
 
 
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One arm of a comparison, on the test part."""
+def run_comparison(flags: Compare) -> None:
+    """Fine-tune every checkpoint and its controls, and show; Ctrl-C shows what there is and how to continue.
 
-    arm: str
-    num_seeds: int
-    macro_recall: float
-    interval: tuple[float, float]
-    """95 %, bootstrap over test beats, averaged over seeds."""
-    recall: Mapping[str, float]
-    metrics: Mapping[str, float]
-    confusion: list[list[float]]
-    """Mean over seeds."""
-    validation_macro_recall: float | None
-    """What an arm is chosen by; None for an arm that is not trained."""
-    num_collapsed: int
-    """Runs that predict one class, or whose macro recall is at chance."""
-    seconds: float
-    difference: Difference | None
-    """To scratch, over the seeds that both have."""
-    verdict: str
-    badge: str
-    source: str | None
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON has no NaN: the recall of a class that the test part lacks becomes null."""
-        recall = {name: None if isnan(value) else value for name, value in self.recall.items()}
-        return asdict(self) | {"recall": recall}
-
-
-def compare(results: Sequence[RunResult], majority: np.ndarray) -> list[Row]:
-    """Rows in the order of `ARMS`, from each run's validation and test results.
-
-    Args:
-        majority: confusion matrix of always answering the most frequent class, on the test part.
+    Raises:
+        ValueError: flags, data or a checkpoint that do not fit, or no run that finished.
+        KeyboardInterrupt: passed on after the table.
     """
-    tested = [result for result in results if result.part == "test"]
-    badge, classes = tested[0].badge, tested[0].classes
-    rows = [_row("majority", [majority], classes, badge=badge)]
-    for arm in ARMS[1:]:
-        runs = [result for result in tested if result.arm == arm]
-        if not runs:
-            continue
-        validated = [r.metrics["macro_recall"] for r in results if r.part == "validation" and r.arm == arm]
-        difference = None if arm == "scratch" else _difference(runs, [r for r in tested if r.arm == "scratch"])
-        num_encoders = len({run.encoder for run in runs})
-        rows.append(
-            _row(
-                arm,
-                [np.array(run.confusion) for run in runs],
-                classes,
-                badge=badge,
-                validation=float(np.mean(validated)) if validated else None,
-                seconds=float(np.mean([run.cost["seconds"] for run in runs])),
-                difference=difference,
-                verdict=verdict(difference, num_encoders) if difference and arm == "transfer" else "",
-                source=runs[0].source,
-            )
+    arms = [Arm.from_file(file) for file in flags.encoders]
+    grouped = groups.group_arms(arms)
+    first = flags.load_split(flags.seed)
+    for arm in arms:
+        arm.check(first, flags.recipe.intervals)
+    for fraction in flags.label_fractions:
+        with_fewer_labels(first, fraction)
+    for line in (*first.train.notes, *(arm.loaded for arm in arms)):
+        tables.say(line)
+    device = resolve_device(flags.device)
+    machine = Machine(device=device, precision=resolve_precision(flags.precision, device), threads=1)
+    settings = flags.settings() | asdict(machine) | {"test": first.badge, "training beats": first.train.fingerprint}
+    tracker = Tracker.open(flags.tracking, "finetune")
+    num_workers = flags.threads or cluster.default_workers(device)
+    with (
+        tracker.run(f"compare {flags.data}", settings, {"badge": first.badge}) as tracked,
+        cluster.started(num_workers),
+        loop.deferred_interrupt() as interrupted,
+    ):
+        from finetune.grid import Grid, run_grid
+
+        grid = Grid(
+            groups=grouped,
+            seeds=range(flags.seed, flags.seed + flags.seeds),
+            fractions=flags.label_fractions,
+            recipe=flags.recipe,
+            num_steps=flags.steps,
+            context=flags.context(first, comparison=_name(flags, settings)),
+            load_split=lambda seed: first if seed == flags.seed else flags.load_split(seed),
+            machine=machine,
+            num_workers=num_workers,
         )
-    return rows
+        tables.say(f"{grid.num_runs} runs on {num_workers} one-thread workers, {machine.precision} on {machine.device}")
+        try:
+            run_grid(grid, tracked, interrupted)
+        except KeyboardInterrupt:
+            _show(flags, grid, tracked, "interrupted")
+            raise
+        _show(flags, grid, tracked, "complete")
 
 
-def _row(
-    arm: str,
-    confusions: Sequence[np.ndarray],
-    classes: Sequence[str],
-    *,
-    badge: str,
-    validation: float | None = None,
-    seconds: float = 0.0,
-    difference: Difference | None = None,
-    verdict: str = "",
-    source: str | None = None,
-) -> Row:
-    stacked = np.stack(confusions)
-    per_run = [scores(confusion) for confusion in stacked]
-    metrics = {name: float(np.mean([run[name] for run in per_run])) for name in per_run[0]}
-    recalls = np.mean(recall_per_class(stacked), axis=0)
-    return Row(
-        arm=arm,
-        num_seeds=len(confusions),
-        macro_recall=metrics["macro_recall"],
-        interval=bootstrap_interval(stacked, macro_recall),
-        recall={name: float(recall) for name, recall in zip(classes, recalls, strict=True)},
-        metrics=metrics,
-        confusion=stacked.mean(0).tolist(),
-        validation_macro_recall=validation,
-        num_collapsed=sum(map(is_collapsed, stacked)),
-        seconds=seconds,
-        difference=difference,
-        verdict=verdict,
-        badge=badge,
-        source=source,
-    )
+def _name(flags: Compare, settings: dict[str, Any]) -> str:
+    """Of the comparison: with `--resume` that of the last one of these settings, whatever its checkpoints and seeds."""
+    which = derive("", json.dumps(settings, sort_keys=True))[:12]
+    path = RUNS / f"compare_{data.short_name(flags.data)}_{flags.protocol}_{which}.json"
+    if flags.resume and path.exists():
+        return json.loads(path.read_text())["name"]
+    if flags.resume:
+        tables.say("no comparison of these settings to continue: starting with the first run")
+    name = uuid4().hex[:12]
+    write_json(path, {"name": name, "settings": settings})
+    return name
 
 
-def _difference(treated: Sequence[RunResult], control: Sequence[RunResult]) -> Difference | None:
-    by_seed = {run.seed: run.metrics["macro_recall"] for run in control}
-    paired = [run for run in treated if run.seed in by_seed]
-    if not paired:
-        return None
-    return paired_difference([run.metrics["macro_recall"] for run in paired], [by_seed[run.seed] for run in paired])
+def _show(flags: Compare, grid: Grid, tracked: Run, ending: str) -> None:
+    """
+    Raises:
+        ValueError: not a run has finished, although none was interrupted.
+    """
+    found = [result for result in grid.done() if result.seed in grid.seeds]
+    rows = groups.make_rows(grid.groups, grid.fractions, found)
+    if not rows:
+        if ending == "complete":
+            raise ValueError("not a single run has finished: see what they said")
+        return
+    title = f"Pretrained against scratch on {grid.context.dataset}, {grid.context.protocol}: {grid.recipe}"
+    tables.console().print(groups.show(rows, title))
+    content = {
+        "comparison": grid.context.labels["comparison"],
+        "ending": ending,
+        "dataset": grid.context.dataset,
+        "protocol": grid.context.protocol,
+        "badge": grid.context.badge,
+        "recipe": asdict(grid.recipe),
+        "steps": grid.num_steps,
+        "seeds": list(grid.seeds),
+        "checkpoints": [
+            _about(arm, group.label) for group in grid.groups for arm in group.arms if arm.checkpoint is not None
+        ],
+        "rows": [row.to_json() for row in rows],
+        "chosen": {str(fraction): row.label for fraction, row in groups.chosen(rows).items()},
+    }
+    flags.write(content)
+    tracked.artifact_json("compare.json", content)
 
 
-def majority_confusion(train_counts: Sequence[int], test_target: np.ndarray) -> np.ndarray:
-    """Always the class that is most frequent in training."""
-    most_frequent = np.full_like(test_target, int(np.argmax(train_counts)))
-    return confusion_matrix(test_target, most_frequent, len(train_counts))
-
-
-def chosen(rows: Sequence[Row]) -> Row:
-    """The arm of highest validation macro recall: the test part has no say."""
-    return max(rows, key=lambda row: row.validation_macro_recall or 0.0)
-
-
-def show(rows: Sequence[Row], title: str) -> Group:
-    """The comparison, every arm's metrics, and the chosen arm's confusion matrix."""
-    best = chosen(rows)
-    sources = " and ".join(dict.fromkeys(row.source for row in rows if row.source))
-    caption = (
-        f"transfer: pretrained on {sources or 'nothing yet'}. ★ chosen on validation data. 95 % intervals: recall "
-        "by bootstrap over test beats, optimistic since a patient has many beats; difference by Student's t over pairs."
-    )
-    confusion = tables.confusion_table(best.confusion, list(best.recall), f"{best.arm}: test beats, mean of its seeds")
-    return Group(_verdict_table(rows, best, title), caption, "", _metric_table(rows, best), "", confusion)
-
-
-def _verdict_table(rows: Sequence[Row], best: Row, title: str) -> Table:
-    table = Table(title=title, title_style="bold")
-    table.add_column("arm", no_wrap=True)
-    for header in ("seeds", "macro recall", "95 % interval", "− scratch", "95 % interval ", "wins", "collapsed"):
-        table.add_column(header, justify="right", no_wrap=True)
-    table.add_column("verdict", min_width=18)
-    table.add_column("leakage", no_wrap=True)
-    for row in rows:
-        gap, runs = row.difference, row.num_seeds if row.seconds else 0
-        table.add_row(
-            _name(row, best),
-            str(runs or "–"),
-            f"{row.macro_recall:.3f}",
-            tables.interval(*row.interval),
-            tables.signed(gap.mean) if gap else "",
-            tables.interval(gap.low, gap.high, sign=True) if gap else "",
-            f"{gap.wins}/{gap.num_pairs}" if gap else "",
-            f"{row.num_collapsed}/{runs}" if runs else "–",
-            row.verdict,
-            row.badge,
-        )
-    return table
-
-
-def _metric_table(rows: Sequence[Row], best: Row) -> Table:
-    table = Table(title="Test metrics, mean of the seeds", title_style="bold")
-    table.add_column("arm")
-    columns = {"macro F1": "macro_f1", "micro F1": "micro_f1", "macro precision": "macro_precision", "acc.": "accuracy"}
-    for header in (*(f"recall {name}" for name in rows[0].recall), *columns, "s a run"):
-        table.add_column(header, justify="right")
-    for row in rows:
-        values = (*row.recall.values(), *(row.metrics[name] for name in columns.values()))
-        seconds = f"{row.seconds:.0f}" if row.seconds else "–"
-        table.add_row(_name(row, best), *(f"{value:.3f}" for value in values), seconds)
-    return table
-
-
-def _name(row: Row, best: Row) -> str:
-    return f"[bold]{row.arm} ★[/bold]" if row is best else row.arm
+def _about(arm: Arm, group: str) -> dict[str, Any]:
+    assert arm.checkpoint is not None
+    return {
+        "file": str(Path(arm.origin)),
+        "group": group,
+        "weights": arm.encoder_hash,
+        "task": arm.checkpoint.task,
+        "source": arm.source,
+        "architecture": arm.spec.label,
+        "pretraining_seed": arm.checkpoint.seed,
+        "options": dict(arm.checkpoint.options),
+    }

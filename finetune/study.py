@@ -19,7 +19,7 @@ from experiments.files import write_json
 from experiments.machine import Machine, resolve_device, resolve_precision
 from experiments.results import RunResult
 from experiments.tracking import Tracker
-from finetune import compare
+from finetune import arms
 from finetune.plan import Finals, Search, Work, after_search_s, plan_finals, plan_search
 from finetune.recipe import Recipe, recipe_of
 from finetune.train import Arm
@@ -196,10 +196,10 @@ def _show(flags: Tune, study: Study, notes: Notes, ending: str) -> None:
     if any(result.part == "test" for result in final):
         test = study.split.load_test()
         counts = list(study.split.train.counts().values())
-        rows = compare.compare(final, compare.majority_confusion(counts, test.labels.numpy()))
-        console.print(compare.show(rows, f"Transfer against scratch on {study.base.dataset}"))
-        content |= {"rows": [row.to_json() for row in rows], "chosen": compare.chosen(rows).arm}
-        content["file"] = _save_chosen(flags, study, final, compare.chosen(rows).arm)
+        rows = arms.make_rows(final, arms.majority_confusion(counts, test.labels.numpy()))
+        console.print(arms.show(rows, f"Transfer against scratch on {study.base.dataset}"))
+        content |= {"rows": [row.to_json() for row in rows], "chosen": arms.chosen(rows).arm}
+        content["file"] = _save_chosen(flags, study, final, arms.chosen(rows).arm)
         tables.say(f"written: {content['file']}")
     flags.write(content)
     study.tracked.artifact_json("tune.json", content)

@@ -1,178 +1,162 @@
-import io
+"""The whole `compare` in real processes: interrupted, continued, and what it leaves behind."""
+
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
-import numpy as np
 import pytest
-from rich.console import Console
+import torch
 
-from experiments.metrics import scores
-from experiments.results import Part, RunResult
-from finetune import compare
-from finetune.compare import Row, chosen, majority_confusion
+import models
+from experiments.results import RunResult, read
+from models.checkpoint import load, save
+from models.encoder import EncoderSpec
+from tests.samples import checkpoint_of
 
-CLASSES = ["N", "V"]
-MAJORITY = np.array([[50, 0], [50, 0]])
+ROOT = Path(__file__).parents[2]
+NUM_SEEDS = 2
+TASKS = ("masked", "contrastive")
+FRACTIONS = (0.5, 1.0)
+NUM_RUNS = len(FRACTIONS) * NUM_SEEDS * (2 * len(TASKS) + 2)
+ELSEWHERE = """
+import sys
+from pathlib import Path
+from experiments import cli, results
+cli.RUNS = Path(sys.argv.pop(1))
+results.STORE = cli.RUNS / "results.jsonl"
+from finetune.cli import COMMANDS
+cli.main("finetune", COMMANDS)
+"""
 
-
-def make_result(arm: str, seed: int, recall: float, part: Part = "test", encoder: str = "ab") -> RunResult:
-    right = round(50 * recall)
-    confusion = [[right, 50 - right], [50 - right, right]]
-    return RunResult(
-        arm=arm,
-        encoder=encoder if arm == "transfer" else None,
-        source="PTB" if arm == "transfer" else None,
-        dataset="arrhythmia",
-        config={},
-        seed=seed,
-        protocol="patient",
-        badge="patient-disjoint",
-        part=part,
-        metrics=scores(confusion),
-        confusion=confusion,
-        classes=CLASSES,
-        cost={"seconds": 2.0 + seed, "beats": 10.0},
-        commit=None,
-        created="2026-01-02T03:04:05+00:00",
-    )
+Ending = tuple[int, str, str]
 
 
-def make_results(arms: dict[str, list[float]], validation: dict[str, float] | None = None) -> list[RunResult]:
-    """Test recalls of each arm's seeds 0, 1, …; a validation recall for all seeds of an arm."""
-    results = []
-    for arm, recalls in arms.items():
-        for seed, recall in enumerate(recalls):
-            validated = (validation or {}).get(arm, recall)
-            results += [make_result(arm, seed, validated, "validation"), make_result(arm, seed, recall, "test")]
-    return results
+class Compare:
+    """One comparison in its own folder: two pretrainings of two seeds each."""
+
+    def __init__(self, folder: Path, beats: Path) -> None:
+        self.folder, self.beats, self.store = folder, beats, folder / "runs" / "results.jsonl"
+        self.json = folder / "compare.json"
+        self.files = [folder / f"{task}{seed}.pt" for task in TASKS for seed in range(2)]
+        for number, file in enumerate(self.files):
+            torch.manual_seed(number)
+            encoder = models.build(EncoderSpec(name="resnet1d", options={"width": 4, "kernel": 3}))
+            task, seed = TASKS[number // 2], number % 2
+            checkpoint = checkpoint_of(encoder.spec, encoder, source="a source + a target (unlabelled)")
+            save(file, replace(checkpoint, task=task, seed=seed, options={"seed": seed}))
+
+    def start(self, *more: str) -> subprocess.Popen[str]:
+        shared = f"--data-dir {self.beats} --json {self.json} --threads 2 --device cpu --tracking none"
+        size = f"--label-fractions {' '.join(map(str, FRACTIONS))} --seeds {NUM_SEEDS} --epochs 1 --steps 8"
+        flags = ["--encoders", *map(str, self.files), *shared.split(), *size.split(), *more]
+        command = [sys.executable, "-c", ELSEWHERE, str(self.folder / "runs"), "compare", *flags]
+        return subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+
+    def results(self) -> list[RunResult]:
+        return read(self.store)
 
 
-def rows_of(results: list[RunResult]) -> dict[str, Row]:
-    return {row.arm: row for row in compare.compare(results, MAJORITY)}
+@pytest.fixture(scope="module")
+def interrupted(
+    tmp_path_factory: pytest.TempPathFactory, small_data_dir: Path
+) -> Iterator[tuple[Compare, Ending, list[str]]]:
+    """A comparison that got Ctrl-C after its first finished run: its ending, and the lines it had recorded."""
+    compare = Compare(tmp_path_factory.mktemp("compare"), small_data_dir)
+    process = compare.start()
+    while process.poll() is None and not (compare.store.exists() and compare.store.read_text().count("\n") >= 2):
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    yield compare, (process.returncode, stdout, stderr), compare.store.read_text().splitlines()
 
 
-THREE = {"transfer": [0.9, 0.8, 0.9], "scratch": [0.7, 0.7, 0.8], "random-frozen": [0.6, 0.6, 0.6]}
+@pytest.fixture(scope="module")
+def continued(interrupted: tuple[Compare, Ending, list[str]]) -> tuple[Compare, Ending]:
+    compare = interrupted[0]
+    process = compare.start("--resume")
+    stdout, stderr = process.communicate(timeout=300)
+    return compare, (process.returncode, stdout, stderr)
 
 
-def test_rows_come_in_one_order_whatever_the_results() -> None:
-    for results in (make_results(THREE), make_results(dict(reversed(THREE.items())))[::-1]):
-        assert [row.arm for row in compare.compare(results, MAJORITY)] == list(compare.ARMS)
-    without = make_results({"scratch": [0.7]})
-    assert [row.arm for row in compare.compare(without, MAJORITY)] == ["majority", "scratch"]
+def test_ctrl_c_shows_what_there_is_and_how_to_continue(interrupted: tuple[Compare, Ending, list[str]]) -> None:
+    compare, (code, stdout, stderr), recorded = interrupted
+    assert code == 130, stderr
+    assert 2 <= len(recorded) < 2 * NUM_RUNS
+    assert "Pretrained against scratch on arrhythmia" in stdout and "Test recall by class" in stdout
+    assert "Traceback" not in stderr
+    assert stderr.splitlines()[-1].startswith("interrupted; to continue: python -m finetune compare --encoders")
+    assert stderr.endswith("--resume\n")
+    assert json.loads(compare.json.read_text())["ending"] in ("interrupted", "complete")
 
 
-def test_a_row_is_the_mean_of_its_seeds_on_the_test_part() -> None:
-    row = rows_of(make_results(THREE, validation={"transfer": 0.2}))["transfer"]
-    assert row.num_seeds == 3
-    assert row.macro_recall == pytest.approx(np.mean(THREE["transfer"]))
-    assert row.metrics["macro_recall"] == row.macro_recall
-    assert row.interval[0] < row.macro_recall < row.interval[1]
-    assert row.recall == pytest.approx(dict.fromkeys(CLASSES, row.macro_recall))
-    assert row.confusion == [pytest.approx([130 / 3, 20 / 3]), pytest.approx([20 / 3, 130 / 3])]
-    assert row.validation_macro_recall == pytest.approx(0.2)
-    assert (row.seconds, row.badge, row.source) == (3.0, "patient-disjoint", "PTB")
+def test_continuing_repeats_no_run(
+    interrupted: tuple[Compare, Ending, list[str]], continued: tuple[Compare, Ending]
+) -> None:
+    compare, (code, _, stderr) = continued
+    assert code == 0, stderr
+    assert compare.store.read_text().splitlines()[: len(interrupted[2])] == interrupted[2]
+    cells = Counter((r.arm, r.encoder, r.seed, r.config["label_fraction"], r.part) for r in compare.results())
+    assert len(cells) == 2 * NUM_RUNS and set(cells.values()) == {1}
 
 
-def test_the_majority_row_has_no_training() -> None:
-    row = rows_of(make_results(THREE))["majority"]
-    assert (row.macro_recall, row.recall) == (0.5, {"N": 1.0, "V": 0.0})
-    assert (row.validation_macro_recall, row.difference, row.verdict) == (None, None, "")
-    assert (row.seconds, row.badge) == (0.0, "patient-disjoint")
+def test_every_arm_has_the_same_recipe_seeds_and_beats(continued: tuple[Compare, Ending]) -> None:
+    results = continued[0].results()
+    assert len({result.config["comparison"] for result in results}) == 1
+    assert {result.config["label_draw"] == result.seed for result in results} == {True}
+    for fraction, beats in zip(FRACTIONS, (180, 359), strict=True):
+        here = [result for result in results if result.config["label_fraction"] == fraction]
+        settings = {
+            (r.config["train_beats"], r.config["epochs"], r.config["batch_size"], r.cost["beats"]) for r in here
+        }
+        assert settings == {(beats, 2, beats // 4, 2.0 * beats)}
+        assert len({(sum(map(sum, result.confusion)), result.part) for result in here}) == 2
+    assert {(result.arm, result.config["schedule"]) for result in results} == {
+        ("random-frozen", "frozen"),
+        ("scratch", "full"),
+        ("transfer", "full"),
+    }
 
 
-def test_differences_are_of_the_same_seed() -> None:
-    results = [make_result("transfer", seed, recall) for seed, recall in ((5, 0.9), (3, 0.5), (4, 0.7))]
-    results += [make_result("scratch", seed, recall) for seed, recall in ((3, 0.4), (4, 0.8), (5, 0.6))]
-    difference = rows_of(results)["transfer"].difference
-    assert difference is not None
-    assert (difference.num_pairs, difference.wins) == (3, 2)
-    assert difference.mean == pytest.approx((0.1 - 0.1 + 0.3) / 3)
-    assert rows_of(results)["scratch"].difference is None
+def test_results_say_which_pretraining_they_are_of(continued: tuple[Compare, Ending]) -> None:
+    compare = continued[0]
+    transfer = [result for result in compare.results() if result.arm == "transfer"]
+    for file in compare.files:
+        checkpoint = load(file)
+        mine = [result for result in transfer if result.encoder == checkpoint.weights_hash]
+        assert len(mine) == 2 * NUM_SEEDS * len(FRACTIONS)
+        assert {(r.config["task"], r.config["pretraining_seed"]) for r in mine} == {(checkpoint.task, checkpoint.seed)}
+    assert {result.source for result in transfer} == {"a source + a target (unlabelled)"}
+    assert {result.encoder for result in compare.results() if result.arm != "transfer"} == {None}
 
 
-@pytest.mark.parametrize("arm", ["transfer", "scratch"])
-def test_a_seed_without_its_pair_is_left_out_of_the_difference_alone(arm: str) -> None:
-    results = [result for result in make_results(THREE) if (result.arm, result.seed) != (arm, 1)]
-    rows = rows_of(results)
-    difference = rows["transfer"].difference
-    assert difference is not None
-    assert difference.num_pairs == 2
-    assert difference.mean == pytest.approx((0.2 + 0.1) / 2)
-    assert rows[arm].num_seeds == 2
+def test_table_and_json_agree(continued: tuple[Compare, Ending]) -> None:
+    compare, (_, stdout, _) = continued
+    said = json.loads(compare.json.read_text())
+    assert (said["ending"], len(said["rows"]), len(said["checkpoints"])) == ("complete", 2 * 4, 4)
+    assert [row["arm"] for row in said["rows"][:4]] == ["random-frozen", "scratch", "transfer", "transfer"]
+    assert set(said["chosen"]) == {str(fraction) for fraction in FRACTIONS}
+    for row in said["rows"]:
+        assert f"{row['macro_recall']:.3f}" in stdout and row["badge"] in stdout
+        if row["arm"] == "transfer":
+            assert (row["num_pretraining_seeds"], row["num_seeds"], row["num_runs"]) == (2, NUM_SEEDS, 2 * NUM_SEEDS)
+            assert row["difference"]["low"] <= row["difference"]["mean"] <= row["difference"]["high"]
+            assert row["verdict"] == "too few pairs (4)"
+    assert "2 × 2" in stdout and "unlabelled" in stdout
 
 
-def test_without_a_pair_there_is_no_difference() -> None:
-    results = [make_result("transfer", 0, 0.9), make_result("scratch", 1, 0.5)]
-    row = rows_of(results)["transfer"]
-    assert (row.difference, row.verdict) == (None, "")
-
-
-def test_few_pairs_allow_no_verdict() -> None:
-    rows = rows_of(make_results(THREE))
-    assert rows["transfer"].verdict == "too few pairs (3)"
-    assert (rows["scratch"].verdict, rows["random-frozen"].verdict) == ("", "")
-
-
-EIGHT = [0.60, 0.62, 0.64, 0.66, 0.60, 0.62, 0.64, 0.66]
-
-
-@pytest.mark.parametrize(
-    ("transfer", "words"),
-    [
-        ([recall + 0.2 for recall in EIGHT], "transfer helps, for this checkpoint"),
-        ([recall - 0.2 for recall in EIGHT], "transfer hurts, for this checkpoint"),
-        (EIGHT[::-1], "no evidence either way, for this checkpoint"),
-    ],
-)
-def test_eight_pairs_allow_a_verdict(transfer: list[float], words: str) -> None:
-    assert rows_of(make_results({"transfer": transfer, "scratch": EIGHT}))["transfer"].verdict == words
-
-
-def test_several_checkpoints_allow_a_verdict_on_pretraining() -> None:
-    results = make_results({"transfer": [recall + 0.2 for recall in EIGHT], "scratch": EIGHT})
-    several = [replace(r, encoder=f"encoder {r.seed}") if r.arm == "transfer" else r for r in results]
-    assert rows_of(several)["transfer"].verdict == "transfer helps"
-
-
-def test_an_arm_is_chosen_by_validation_and_not_by_test() -> None:
-    arms = {"transfer": [0.6], "scratch": [0.9]}
-    for best, other in (("transfer", "scratch"), ("scratch", "transfer")):
-        rows = compare.compare(make_results(arms, validation={best: 0.8, other: 0.7}), MAJORITY)
-        assert chosen(rows).arm == best
-
-
-def test_the_majority_is_never_chosen() -> None:
-    rows = compare.compare(make_results({"scratch": [0.1]}), MAJORITY)
-    assert chosen(rows).arm == "scratch"
-
-
-def test_the_majority_answers_the_class_most_frequent_in_training() -> None:
-    confusion = majority_confusion([5, 90, 5], np.array([0, 0, 0, 1, 2]))
-    assert confusion.tolist() == [[0, 3, 0], [0, 1, 0], [0, 1, 0]]
-
-
-def test_rows_are_json() -> None:
-    for row in compare.compare(make_results(THREE), MAJORITY):
-        content = json.loads(json.dumps(row.to_json(), allow_nan=False))
-        assert content["arm"] == row.arm
-        assert content["macro_recall"] == row.macro_recall
-        assert content["interval"] == list(row.interval)
-        assert (content["difference"] is None) == (row.difference is None)
-
-
-def test_rows_are_json_where_the_test_part_lacks_a_class() -> None:
-    confusion = [[40, 10, 0], [10, 40, 0], [0, 0, 0]]
-    result = replace(make_result("scratch", 0, 0.8), confusion=confusion, classes=["N", "V", "F"])
-    for row in compare.compare([result], np.array(confusion)):
-        assert json.loads(json.dumps(row.to_json(), allow_nan=False))["recall"]["F"] is None
-
-
-def test_the_table_shows_every_arm_its_badge_and_the_chosen_one() -> None:
-    rows = compare.compare(make_results(THREE), MAJORITY)
-    stream = io.StringIO()
-    Console(file=stream, width=200, color_system=None).print(compare.show(rows, "Transfer against scratch"))
-    shown = stream.getvalue()
-    assert "Transfer against scratch" in shown
-    assert [arm for arm in compare.ARMS if arm not in shown] == []
-    assert shown.count("patient-disjoint") == len(rows)
-    assert f"{chosen(rows).arm} ★" in shown and "too few pairs (3)" in shown
+def test_seeds_may_join_later(continued: tuple[Compare, Ending]) -> None:
+    compare, before = continued[0], len(continued[0].results())
+    process = compare.start("--resume", "--seeds", "3", "--label-fractions", "0.5")
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == 0, stderr
+    assert len(compare.results()) == before + 2 * (2 * len(TASKS) + 2)
+    assert {row["num_seeds"] for row in json.loads(compare.json.read_text())["rows"]} == {3}
