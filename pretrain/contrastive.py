@@ -20,7 +20,7 @@ class Contrastive(PretrainTask):
 
     def __init__(self, encoder: Encoder, objective: Objective) -> None:
         super().__init__(encoder, objective)
-        if objective.temperature <= 0:
+        if not objective.temperature > 0:
             raise ValueError(f"--temperature {objective.temperature}: a positive number is needed")
         self.temperature = objective.temperature
         self.of: ViewsOf = objective.views

@@ -53,21 +53,19 @@ def masked_part(task: PretrainTask) -> Masked | None:
 
 
 def draw_curves(outcome: Outcome) -> Figure:
-    """Loss by epoch, and the probes with the untrained encoder as a dashed line."""
+    """Loss by epoch, and the probes from the untrained encoder on."""
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss, probe = figure.subplots(1, 2)
     epochs = range(1, len(outcome.losses) + 1)
     loss.plot(epochs, outcome.losses, marker="o", ms=3, color=COLOURS[0])
     loss.set(xlabel="epoch", ylabel=f"loss of {outcome.task}", title="training loss")
-    at = [int(reading["epoch"] or 0) + 1 for reading in outcome.readings]
+    at = [reading["epoch"] for reading in outcome.readings]
     for name, colour in (("linear", COLOURS[0]), ("neighbours", COLOURS[1])):
         values = [reading[name] for reading in outcome.readings]
         if None not in values:
-            probe.plot(at, values, marker="o", ms=3, color=colour, label=f"{name} (a sample)")
-            probe.axhline(
-                getattr(outcome.untrained, name), color=colour, ls="--", lw=1, label=f"{name}, untrained (all)"
-            )
-    probe.set(xlabel="epoch", ylabel="macro recall", title="probes of the frozen encoder")
+            probe.plot(at, values, marker="o", ms=3, color=colour, label=name)
+            probe.axhline(values[0] or 0.0, color=colour, ls="--", lw=1)
+    probe.set(xlabel="epoch", ylabel="macro recall", title="probes of the frozen encoder; dashed: untrained")
     for axes in (loss, probe):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if probe.lines:

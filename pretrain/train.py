@@ -58,7 +58,7 @@ class Outcome:
     probe: Reading
     untrained: Reading
     readings: list[dict[str, float | None]]
-    """By epoch, on a sample of the probe's beats."""
+    """After so many epochs, 0: untrained; on a sample of the probe's beats."""
     probed_on: str
     warnings: list[str]
     """What is wrong with the embedding, or the loss, at the end."""
@@ -291,7 +291,10 @@ def run(
             losses=history.losses,
             probe=probe,
             untrained=untrained,
-            readings=[{"epoch": epoch, **asdict(reading)} for epoch, reading in watch.readings.items()],
+            readings=[
+                {"epoch": epoch + 1, **asdict(reading)}
+                for epoch, reading in ({-1: watch.untrained} | watch.readings).items()
+            ],
             probed_on=material.probed_on,
             warnings=list(watch.collapse.values()),
             beats=history.beats,

@@ -135,6 +135,6 @@ def test_curves_show_every_epoch_and_reading(finished: dict[str, tuple[Finished,
     loss, probe = pictures.draw_curves(outcome).axes
     assert drawn(loss.lines[0]) == ([1, 2], outcome.losses)
     linear, untrained, neighbours, _ = probe.lines
-    assert drawn(linear) == ([1, 2], [reading["linear"] for reading in outcome.readings])
-    assert drawn(neighbours) == ([1, 2], [reading["neighbours"] for reading in outcome.readings])
-    assert set(drawn(untrained)[1]) == {outcome.untrained.linear}
+    assert drawn(linear) == ([0, 1, 2], [reading["linear"] for reading in outcome.readings])
+    assert drawn(neighbours) == ([0, 1, 2], [reading["neighbours"] for reading in outcome.readings])
+    assert set(drawn(untrained)[1]) == {outcome.readings[0]["linear"]}
