@@ -41,6 +41,10 @@ OWN = {
 }
 """Beats of one's own, by `csv:PATH` and `parquet:PATH`; the function takes the path in place of the data folder."""
 
+RECORDS = {"arrhythmia": "mitdb", "kaggle-arrhythmia": "mitdb", "ptb": "ptbdb", "kaggle-ptb": "ptbdb"}
+"""Data sets that were cut from another's records: the same hearts, otherwise split."""
+OF_TRAINING = ":train"
+"""After a data set's name, where an encoder is pretrained: the beats of its training part by a protocol, unlabelled."""
 PARTS = ("train", "test")
 
 
@@ -77,6 +81,22 @@ def is_own(name: str) -> bool:
     """Whether it is csv:PATH or parquet:PATH."""
     prefix, _, path = name.partition(":")
     return bool(path) and prefix in OWN
+
+
+def may_hold_test_beats(source: str, protocol: str, target: str, by: str) -> bool:
+    """Whether beats that an encoder was pretrained on may be test beats of a target.
+
+    Args:
+        source: what it was pretrained on: a data set, or with `OF_TRAINING` its training part by `protocol`.
+        by: the protocol that splits the target. Those that hold records or patients apart are the same for every data
+            set that was cut from the same records; a random split is not.
+    """
+    name = source.removesuffix(OF_TRAINING)
+    if RECORDS.get(name, name) != RECORDS.get(target, target):
+        return False
+    if name == source:
+        protocol = (OWN if is_own(name) else DATASETS)[name.partition(":")[0]].protocols[0]
+    return protocol != by or (by == "beat-random" and name != target)
 
 
 def short_name(name: str) -> str:

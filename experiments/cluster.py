@@ -60,8 +60,9 @@ def started(num_workers: int, address: str | None = None) -> Iterator[None]:
         os.environ.setdefault(name, value)
     if address is not None:
         _reach(address)
-    # Without one, Ray writes a token into the home folder, which may be read-only.
-    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    else:
+        # Without one, Ray writes a token into the home folder, which may be read-only.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
     here = {"num_cpus": num_workers, "include_dashboard": False} if address is None else {"address": address}
@@ -72,7 +73,7 @@ def started(num_workers: int, address: str | None = None) -> Iterator[None]:
             logging_level=logging.ERROR,
             runtime_env={"working_dir": str(ROOT), "excludes": NOT_SHIPPED},
         )
-    except ConnectionError as error:
+    except (ConnectionError, RuntimeError) as error:
         raise ValueError(f"--address {address}: {error}") from None
     try:
         yield
@@ -98,6 +99,8 @@ def first_line(error: Exception) -> str:
     """What went wrong in the worker, without Ray's account of where."""
     from ray.exceptions import RayTaskError
 
+    of_workers = getattr(error, "worker_failures", {})
+    error = next(iter(of_workers.values()), error)
     cause = error.cause if isinstance(error, RayTaskError) else error
     return str(cause).strip().partition("\n")[0]
 

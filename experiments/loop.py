@@ -117,7 +117,8 @@ def run(
     average: Average = leave,
     saved: Callable[[Path], None] = lambda _path: None,
 ) -> History:
-    """Train to the end, or to an early stop; an interrupted run leaves its state in `state_file`.
+    """Train to the end, or to an early stop. The last state stays in `state_file`, whether interrupted or not: whoever
+    has written the result removes it.
 
     `average` makes the gradients those of all workers, where a batch is spread over several;
     `saved` is told of each state that was written.
@@ -134,7 +135,7 @@ def run(
     with deferred_interrupt() as interrupted:
         _train(trainee, settings, history, state_file, listener, interrupted, average, saved)
     if state_file:
-        state_file.unlink(missing_ok=True)
+        _save(trainee, settings, history, state_file)
     return history
 
 

@@ -111,7 +111,8 @@ class Train(FineTuneFlags):
         split = with_fewer_labels(split, self.label_fraction, self.label_draw)
         context = self.context(split, label_fraction=self.label_fraction, label_draw=self.label_draw)
         recipe = self.recipe
-        arm.check(split, recipe.intervals)
+        arm.check(split, self.data, recipe.intervals)
+        state_file = out.with_name(f"{out.name}.partial")
         for line in (*split.train.notes, *filter(None, [arm.loaded])):
             tables.say(line)
         with (
@@ -127,13 +128,14 @@ class Train(FineTuneFlags):
                 self.seed,
                 context,
                 machine,
-                state_file=out.with_name(f"{out.name}.partial"),
+                state_file=state_file,
                 resume=self.resume,
                 listener=listener,
                 on_epoch=lambda epoch: tracked.log(epoch.metrics, epoch.number),
             )
             tables.say(f"balance {recipe.balance}: {trained.counts}")
             save(out, to_checkpoint(trained, split.train))
+            state_file.unlink(missing_ok=True)
             confusion = evaluate(trained.model, split.load_test(), recipe.intervals)
             test = context.result(arm, recipe, self.seed, "test", confusion, trained.validation.cost)
             tracked.log({f"test_{name}": value for name, value in test.metrics.items()})

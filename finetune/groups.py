@@ -10,6 +10,7 @@ import numpy as np
 from rich.console import Group as Lines
 from rich.table import Table
 
+from data import OF_TRAINING
 from experiments import tables
 from experiments.metrics import Difference, is_collapsed, nested_difference, recall_per_class, verdict
 from experiments.results import RunResult
@@ -70,7 +71,9 @@ def _made_by(arm: Arm) -> dict[str, Any]:
     """Whatever its file tells of a checkpoint's making but the seed."""
     assert arm.checkpoint is not None
     options = {name: value for name, value in arm.checkpoint.options.items() if name != "seed"}
-    return {**options, "task": arm.checkpoint.task, "source": arm.source, "beats": arm.checkpoint.fingerprint}
+    made_by = {**options, "task": arm.checkpoint.task, "source": arm.source}
+    # A target's training part is cut anew for each seed; any other source is the same file for all.
+    return made_by if OF_TRAINING in str(options.get("data")) else made_by | {"beats": arm.checkpoint.fingerprint}
 
 
 def _labels(made_by: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -90,7 +90,7 @@ def run_study(flags: Tune, budget: Budget) -> None:
     transfer = flags.arm()
     scratch = Arm(name="scratch", spec=transfer.spec)
     split = data.load_split(flags.data, flags.protocol, flags.data_folder, flags.seed)
-    transfer.check(split)
+    transfer.check(split, flags.data)
     for line in (*split.train.notes, transfer.loaded):
         tables.say(line)
     notes = Notes(flags, transfer, split)

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 import models
+from data import OF_TRAINING, may_hold_test_beats
 from data.augment import augment
 from data.balance import BALANCES, Counts
 from data.batches import balanced, shuffled
@@ -69,19 +70,22 @@ class Arm:
         """What the encoder was pretrained on, unlabelled beats of a target included."""
         return None if self.checkpoint is None else self.checkpoint.source
 
-    def check(self, split: Split, intervals: str = "none") -> None:
+    def check(self, split: Split, dataset: str, intervals: str = "none") -> None:
         """
         Raises:
-            ValueError: the encoder takes beats of another shape, the beats lack the intervals asked for, or the encoder
-                has seen a target's training beats by another protocol: among them may be test beats of this one.
+            ValueError: the encoder takes beats of another shape, the beats lack the intervals asked for, or beats that
+                the encoder was pretrained on may be test beats here.
         """
         beats, options = split.train, {} if self.checkpoint is None else self.checkpoint.options
         beside(beats, intervals)
-        if ":train" in str(options.get("data")) and options.get("protocol") != split.protocol:
-            raise ValueError(
-                f"{self.origin} was pretrained on {options['data']} by protocol {options.get('protocol')}: its "
-                f"training part may hold test beats of {split.protocol}; pretrain it with --protocol {split.protocol}"
-            )
+        protocol = str(options.get("protocol"))
+        for source in filter(None, str(options.get("data", "")).split(",")):
+            if may_hold_test_beats(source, protocol, dataset, split.protocol):
+                raise ValueError(
+                    f"{self.origin} was pretrained on {source}, which may hold test beats of {dataset} by "
+                    f"{split.protocol}: pretrain it on other beats, or on {dataset}{OF_TRAINING} with --protocol "
+                    f"{split.protocol}"
+                )
         takes, given = (self.spec.num_leads, self.spec.num_samples), tuple(beats.signal.shape[1:])
         if takes != given:
             raise ValueError(
@@ -269,7 +273,7 @@ def train(
         ValueError: a recipe, a checkpoint or a state that does not fit; a loss that is not finite.
     """
     recipe.check()
-    arm.check(split, recipe.intervals)
+    arm.check(split, context.dataset, recipe.intervals)
     model = arm.build(recipe.head, split.train.num_classes, seed, len(COLUMNS[recipe.intervals]))
     tuning = FineTuning(model, split, recipe, seed, machine.device, on_epoch)
     settings = loop.Settings(

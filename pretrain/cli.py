@@ -26,7 +26,7 @@ class PretrainFlags(cli.RunFlags):
     data: str = "ptb"
     """Sources of the beats, one or several with commas: ptb, kaggle-ptb, ptbdb, ptbxl, synthetic-ptb, csv:FILE,
     parquet:FILE, or TARGET:train (such as arrhythmia:train) for the target's own training beats without labels."""
-    protocol: cli.Protocols = "beat-random"
+    protocol: Literal["beat-random", "ds1-ds2", "patient"] = "beat-random"
     """How the target is split, of which the probe takes the validation part and TARGET:train the training part."""
     epochs: int = 80
     """Passes over the sources' training beats."""
@@ -51,7 +51,8 @@ class PretrainFlags(cli.RunFlags):
     probe_every: int | None = None
     """Epochs between two looks at the probe (default: ten looks a run)."""
     patience: int = 0
-    """End after this many looks without a better probe, and keep the best encoder; 0: train to the end."""
+    """End after this many looks without a better probe, and keep the best encoder; 0: train to the end. The probe
+    reads labels of the target's validation part."""
     save_every: float = 10.0
     """Seconds between two states from which `--resume` continues."""
     precision: cli.Precision = "auto"
@@ -100,14 +101,20 @@ class Pretrain(PretrainFlags):
     address: str | None = None
     """Ray cluster to run on, such as auto or ray://HOST:10001 (default: this machine)."""
     out: Path | None = None
-    """Checkpoint to write (default: checkpoints/DATA_TASK[_ARCH].pt)."""
+    """Checkpoint to write (default: checkpoints/DATA_TASK.pt, with what else is not as by default, _seed1)."""
     pictures: bool = True
     """Draw learning curves, and reconstructions or a map of the embedding, into experiments/runs/pretrain/."""
 
     @property
     def out_file(self) -> Path:
-        arch = "" if self.arch == DEFAULT_ENCODER else f"_{self.arch.replace(':', '-')}"
-        stem = f"{sources.short_name(self.data)}_{pretrain.entry(self.task).suffix}{arch}"
+        told = {
+            self.arch.replace(":", "-"): self.arch != DEFAULT_ENCODER,
+            self.views: self.views != "augmented",
+            self.protocol: self.protocol != "beat-random",
+            f"seed{self.seed}": self.seed != 0,
+        }
+        usual = f"{sources.short_name(self.data)}_{pretrain.entry(self.task).suffix}"
+        stem = "_".join([usual, *(part for part, unusual in told.items() if unusual)])
         return cli.ROOT / "checkpoints" / f"{stem}.pt" if self.out is None else self.out
 
     @property

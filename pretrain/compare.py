@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -16,6 +17,7 @@ from experiments.machine import Machine, resolve_device, resolve_precision, reso
 from experiments.metrics import Difference, paired_difference
 from experiments.tracking import Run, Tracker
 from models.checkpoint import Checkpoint, load, save
+from pretrain import sources
 from pretrain.train import Material, Voice, prepare, run
 
 if TYPE_CHECKING:
@@ -58,8 +60,12 @@ def compare(flags: Compare) -> list[Row]:
     cells = flags.cells()
     device = resolve_device(flags.device)
     machine = Machine(device=device, precision=resolve_precision(flags.precision, device), threads=1)
-    done = {cell.out_file: _read(cell) for cell in cells if flags.resume and cell.out_file.exists()}
+    beats = cache(lambda seed: sources.load(replace(flags, seed=seed)).fingerprint)
+    done = {cell.out_file: _read(cell, beats(cell.seed)) for cell in cells if flags.resume and cell.out_file.exists()}
     left = [cell for cell in cells if cell.out_file not in done]
+    for cell in cells:
+        if cell.out_file in done:
+            cell.state_file.unlink(missing_ok=True)
     num_workers = flags.threads or cluster.default_workers(device)
     tables.say(
         f"{len(left)} runs of {flags.compute:g} × 10¹² multiply-adds on {num_workers} one-thread workers, "
@@ -74,20 +80,24 @@ def compare(flags: Compare) -> list[Row]:
                 with cluster.started(num_workers):
                     _run_all(left, machine, num_workers, done, tracked, interrupted)
         except KeyboardInterrupt:
-            show(make_rows(cells, done), flags)
+            if rows := make_rows(cells, done):
+                show(rows, flags)
             raise
         rows = make_rows(cells, done)
+        if not rows:
+            raise ValueError("not a single run has finished: see what they said")
         show(rows, flags)
         tracked.artifact_json("compare.json", [asdict(row) for row in rows])
     return rows
 
 
-def _read(cell: Pretrain) -> Checkpoint:
+def _read(cell: Pretrain, beats: str) -> Checkpoint:
     found = load(cell.out_file)
-    for name, value in cell.settings().items():
-        if name != "epochs" and found.options.get(name) != value:
+    was, wanted = {**found.options, "beats": found.fingerprint}, {**cell.settings(), "beats": beats}
+    for name, value in wanted.items():
+        if name != "epochs" and was.get(name) != value:
             raise ValueError(
-                f"{cell.out_file} is of other settings: {name} was {found.options.get(name)}, is {value}; name another "
+                f"{cell.out_file} is of other settings: {name} was {was.get(name)}, is {value}; name another "
                 "--out folder, or leave --resume out to train it again"
             )
     return found
@@ -109,6 +119,7 @@ def _run_all(
     runs = cluster.finished(started, 2 * num_workers, stop_if_interrupted, lambda cell: cell.out_file.stem)
     for number, (cell, checkpoint) in enumerate(runs, start=1):
         save(cell.out_file, checkpoint)
+        cell.state_file.unlink(missing_ok=True)
         done[cell.out_file] = checkpoint
         found = checkpoint.metrics
         with tracked.child(cell.out_file.stem, cell.settings(), {"source": checkpoint.source}) as child:
@@ -178,8 +189,6 @@ def _row(task: str, arch: str, found: Sequence[Checkpoint]) -> Row:
 
 def show(rows: Sequence[Row], flags: Compare) -> None:
     """Our own architectures and library ones are told apart in a column."""
-    if not rows:
-        return
     table = Table(title=f"Pretrained on {rows[0].source}, ranked by linear probe at equal compute", title_style="bold")
     for header in ("task", "architecture", "origin"):
         table.add_column(header, no_wrap=True)

@@ -84,6 +84,7 @@ def run_team(flags: Pretrain, material: Material, machine: Machine, voice: Voice
     before = flags.state_file.read_bytes() if flags.resume and flags.state_file.exists() else None
     with cluster.started(flags.workers + 1, flags.address), loop.deferred_interrupt() as interrupted:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        _check_room(flags, machine)
         keeper = _remote_keeper().options(num_cpus=0, scheduling_strategy=here).remote(before)
         trainer = _trainer(flags, material, machine, keeper)
         failed: list[Exception] = []
@@ -102,8 +103,23 @@ def run_team(flags: Pretrain, material: Material, machine: Machine, voice: Voice
                     raise ValueError(cluster.first_line(failed[0]) if failed else "the workers ended without a result")
                 fit.join(ASKED_EVERY_S)
         fit.join()
-    flags.state_file.unlink(missing_ok=True)
     return finished
+
+
+def _check_room(flags: Pretrain, machine: Machine) -> None:
+    """
+    Raises:
+        ValueError: fewer cores, or GPUs, than workers: Ray would wait for more without a word.
+    """
+    for name, needed in _resources(machine).items():
+        there = int(ray.cluster_resources().get(name, 0))
+        if there < needed * flags.workers:
+            raise ValueError(f"--workers {flags.workers}: there is {name} for {there // needed} of them alone")
+
+
+def _resources(machine: Machine) -> dict[str, int]:
+    """Of one worker."""
+    return {"CPU": 1} if machine.device == "cpu" else {"CPU": 1, "GPU": 1}
 
 
 class _Shown:
@@ -145,12 +161,13 @@ def _trainer(flags: Pretrain, material: Material, machine: Machine, keeper: Any)
     from ray.train.torch import TorchConfig, TorchTrainer
 
     on_gpu = machine.device != "cpu"
-    resources = {"CPU": 1} | ({"GPU": 1} if on_gpu else {})
     return TorchTrainer(
         _work,
         train_loop_config={"flags": flags, "material": ray.put(material), "machine": machine, "keeper": keeper},
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=flags.workers, use_gpu=on_gpu, resources_per_worker=resources),
+        torch_config=TorchConfig(backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=flags.workers, use_gpu=on_gpu, resources_per_worker=_resources(machine)
+        ),
         run_config=RunConfig(
             storage_path=tempfile.mkdtemp(prefix="pretrain-"), failure_config=FailureConfig(max_failures=MAX_FAILURES)
         ),
@@ -179,11 +196,10 @@ def _work(config: Mapping[str, Any]) -> None:
                 team=team,
             )
         except ValueError as error:
-            if team.rank > 0:
-                raise
             ray.get(keeper.tell.remote("refused", str(error)))
             return
     if team.rank == 0:
+        finished.task.cpu()  # where it goes, there may be no GPU
         ray.get(keeper.tell.remote("finished", finished))
 
 

@@ -6,18 +6,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import data
+from data import OF_TRAINING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from data.batches import Feed
     from data.beats import Beats
-    from pretrain.cli import Pretrain
+    from pretrain.cli import Pretrain, PretrainFlags
 
 SOURCES = ("ptb", "kaggle-ptb", "ptbdb", "ptbxl", "synthetic-ptb")
 """Data sets to pretrain on, beside csv:PATH and parquet:PATH."""
-OF_TARGET = ":train"
-"""After a target's name: the beats of its training part, without their labels."""
 
 
 def check(text: str) -> None:
@@ -27,10 +26,10 @@ def check(text: str) -> None:
     """
     targets = tuple(name for name in data.DATASETS if name not in SOURCES)
     for name in text.split(","):
-        of_target = name.endswith(OF_TARGET) and name.removesuffix(OF_TARGET) in targets
+        of_target = name.endswith(OF_TRAINING) and name.removesuffix(OF_TRAINING) in targets
         if not (name in SOURCES or of_target or data.is_own(name)):
             own = (f"{prefix}:FILE" for prefix in data.OWN)
-            choices = ", ".join([*SOURCES, *own, *(f"{target}{OF_TARGET}" for target in targets)])
+            choices = ", ".join([*SOURCES, *own, *(f"{target}{OF_TRAINING}" for target in targets)])
             raise ValueError(
                 f"unknown data set to pretrain on, {name!r}; choose from {choices}, or several with commas"
             )
@@ -38,16 +37,18 @@ def check(text: str) -> None:
 
 def short_name(text: str) -> str:
     """How the sources are called in file names."""
-    return "+".join(data.short_name(name).replace(OF_TARGET, "") for name in text.split(","))
+    return "+".join(data.short_name(name).replace(OF_TRAINING, "") for name in text.split(","))
 
 
 def probed_on(text: str) -> str:
     """The labelled target whose validation part probes an encoder of these sources."""
-    synthetic = any(name.startswith("synthetic-") for name in text.split(","))
-    return "synthetic-arrhythmia" if synthetic else "arrhythmia"
+    names = text.split(",")
+    of_target = [name.removesuffix(OF_TRAINING) for name in names if name.endswith(OF_TRAINING)]
+    synthetic = any(name.startswith("synthetic-") for name in names)
+    return [*of_target, "synthetic-arrhythmia" if synthetic else "arrhythmia"][0]
 
 
-def load(flags: Pretrain) -> Beats:
+def load(flags: PretrainFlags) -> Beats:
     """The training beats of every source, as one.
 
     Raises:
@@ -58,10 +59,10 @@ def load(flags: Pretrain) -> Beats:
     return concatenate([_load(name, flags) for name in flags.data.split(",")])
 
 
-def _load(name: str, flags: Pretrain) -> Beats:
-    if not name.endswith(OF_TARGET) or data.is_own(name):
+def _load(name: str, flags: PretrainFlags) -> Beats:
+    if not name.endswith(OF_TRAINING) or data.is_own(name):
         return data.load(name, "train", flags.data_folder)
-    beats = data.load_split(name.removesuffix(OF_TARGET), flags.protocol, flags.data_folder, flags.seed).train
+    beats = data.load_split(name.removesuffix(OF_TRAINING), flags.protocol, flags.data_folder, flags.seed).train
     return replace(
         beats, target=None, classes=(), source=f"{beats.source} (unlabelled training beats of {flags.protocol})"
     )

@@ -173,19 +173,21 @@ def pretrain_encoder(flags: Pretrain) -> Outcome:
         KeyboardInterrupt: passed on after the state is written; `--resume` continues.
     """
     machine = Machine.resolve(flags.device, flags.precision, flags.threads)
-    material = prepare(flags, machine.device)
+    on_team = flags.workers > 1 or flags.address is not None
+    material = prepare(flags, "cpu" if on_team else machine.device)
     for note in material.feed.about.notes:
         say(note)
     tags = {"source": material.feed.about.source, "task": flags.task, "architecture": flags.arch}
     with Tracker.open(flags.tracking, "pretrain").run(flags.out_file.stem, flags.settings(), tags) as tracked:
         voice = Voice(log=lambda epoch, metrics: tracked.log(metrics, epoch))
-        if flags.workers > 1 or flags.address:
+        if on_team:
             from pretrain.distributed import run_team
 
             finished = run_team(flags, material, machine, voice)
         else:
             finished = run(flags, material, machine, voice, state_file=flags.state_file)
         save(flags.out_file, finished.checkpoint)
+        flags.state_file.unlink(missing_ok=True)
         outcome = finished.outcome
         tracked.log(told(outcome.probe, "final_probe_") | told(outcome.untrained, "untrained_probe_"))
         if flags.pictures:
@@ -276,8 +278,7 @@ def run(
             average=team.average,
             saved=voice.saved,
         )
-    if watch.best_weights:
-        task.encoder.load_state_dict(watch.best_weights)
+    watch.restore_best()
     probe = material.probe.read(material.probe.features(task.encoder))
     checkpoint = to_checkpoint(flags, task.encoder, feed, history, settings, multiply_adds, watch, probe, untrained)
     return Finished(
@@ -315,10 +316,10 @@ def make_task(flags: Pretrain, feed: Feed, device: str) -> PretrainTask:
     seed_everything(loop.mix(flags.seed, "weights", 0), device)
     encoder = models.build(models.parse(flags.arch, about.signal.shape[1], about.signal.shape[2]))
     task = pretrain.task_class(flags.task)(encoder, flags.objective(about))
-    smallest = min(map(len, feed.batches(flags.batch_size, 0)))
-    if smallest < task.smallest_batch:
+    smallest, needed = min(map(len, feed.batches(flags.batch_size, 0))), max(task.smallest_batch, flags.workers)
+    if smallest < needed:
         raise ValueError(
-            f"--task {flags.task} needs at least {task.smallest_batch} beats in a batch, "
+            f"--task {flags.task} on {flags.workers} workers needs at least {needed} beats in a batch, "
             f"not {smallest}: a larger --batch-size, or more beats"
         )
     return task

@@ -48,7 +48,7 @@ class Watch:
         self.untrained_weights = _weights(task.encoder)
         self.readings: dict[int, Reading] = {}
         self.collapse: dict[str, str] = {}
-        self.best_epoch, self.best_weights = -1, {}
+        self.best_epoch, self.best_weights, self.best_collapse = -1, {}, {}
 
     def after_epoch(self, epoch: int, loss: float) -> Reading | None:
         """The reading of this epoch, where it is one of those that are read."""
@@ -62,7 +62,8 @@ class Watch:
                 self.say(f"warning: {words}")
         self.collapse = found
         if self.patience and (self.best_epoch < 0 or _linear(reading) > _linear(self.readings[self.best_epoch])):
-            self.best_epoch, self.best_weights = epoch, copy.deepcopy(self.task.encoder.state_dict())
+            self.best_epoch, self.best_weights = epoch, copy.deepcopy(self.task.state_dict())
+            self.best_collapse = dict(found)
         return reading
 
     @property
@@ -70,6 +71,12 @@ class Watch:
         """Whether the probe has stood still for `patience` readings."""
         since = [epoch for epoch in self.readings if epoch > self.best_epoch]
         return bool(self.patience) and len(since) >= self.patience
+
+    def restore_best(self) -> None:
+        """With `patience`: the task as it was when the probe was best, and what was wrong with it then."""
+        if self.best_weights:
+            self.task.load_state_dict(self.best_weights)
+            self.collapse = self.best_collapse
 
     def signs(self, reading: Reading, loss: float, progress: float) -> dict[str, str]:
         """By kind, what is wrong with the embedding or the loss, and what to change."""
@@ -100,12 +107,14 @@ class Watch:
             "collapse": dict(self.collapse),
             "best_epoch": self.best_epoch,
             "best_weights": self.best_weights,
+            "best_collapse": dict(self.best_collapse),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.readings = {int(epoch): Reading(**reading) for epoch, reading in state["readings"].items()}
         self.collapse = dict(state["collapse"])
         self.best_epoch, self.best_weights = state["best_epoch"], state["best_weights"]
+        self.best_collapse = dict(state["best_collapse"])
 
 
 def _weights(encoder: nn.Module) -> Tensor:

@@ -132,7 +132,9 @@ def test_interrupted_and_resumed_ends_bit_identical(step: int, whole: tuple[Tiny
     assert same(second, whole[0])
     assert (history.losses, second.seen) == (whole[1].losses, whole[0].seen)
     assert (history.step, history.beats) == (STEPS, NUM_BEATS * EPOCHS)
-    assert list(tmp_path.iterdir()) == []
+    again = Tiny()
+    assert loop.run(again, SETTINGS, state_file=state, resume=True).losses == whole[1].losses
+    assert again.progress == [] and same(again, whole[0])
 
 
 def test_interrupted_twice_ends_bit_identical(whole: tuple[Tiny, History], tmp_path: Path) -> None:
@@ -155,7 +157,6 @@ def test_a_crash_is_resumed_from_the_last_save(step: int, whole: tuple[Tiny, His
     assert len(second.progress) == STEPS - step
     assert history.losses == whole[1].losses
     assert same(second, whole[0])
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_second_interrupt_does_not_wait(tmp_path: Path) -> None:
@@ -221,12 +222,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_saved(factor: floa
     assert all(tensor.isfinite().all() for tensor in saved["module"].values())
 
 
-def test_an_early_stop_ends_the_run_and_removes_the_state(tmp_path: Path) -> None:
+def test_an_early_stop_ends_the_run(tmp_path: Path) -> None:
     trainee = Tiny(stop_after=2)
     history = loop.run(trainee, OFTEN_SAVED, state_file=tmp_path / "run.partial")
     assert history.stopped
     assert (history.step, len(history.losses)) == (12, 2)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_run_that_stopped_early_while_interrupted_does_not_go_on(tmp_path: Path) -> None:

@@ -89,6 +89,15 @@ def test_pretraining_that_differs_otherwise_is_another_group_and_says_how(other:
     assert all(group.label.startswith(label) for group, label in zip(groups, labels, strict=True))
 
 
+def test_seeds_of_a_targets_own_training_beats_are_one_group() -> None:
+    """Their beats differ, since the validation part is cut anew for each seed; other sources' beats must not."""
+    for data, sizes in (("ptb,arrhythmia:train", [2]), ("ptb", [1, 1])):
+        arms = [make_arm("masked", seed, data=data) for seed in (0, 1)]
+        other = replace(arms[1].checkpoint, fingerprint="of other beats")  # pyright: ignore[reportArgumentType]
+        groups = group_arms([arms[0], replace(arms[1], checkpoint=other)])
+        assert [len(group.arms) for group in groups if group.arm == "transfer"] == sizes
+
+
 def test_the_same_encoder_or_seed_twice_is_refused() -> None:
     with pytest.raises(ValueError, match=r"masked0\.pt and masked0\.pt hold the same encoder"):
         group_arms([FOUR[0], FOUR[0]])

@@ -135,6 +135,7 @@ def test_two_workers_end_near_one(team: Team) -> None:
     [
         (["--address", "127.0.0.1:1"], ["--address 127.0.0.1:1"]),
         (["--workers", "0"], ["--workers 0"]),
+        (["--workers", "64"], ["at least 64 beats in a batch", "64 workers"]),
         (["--stream"], ["--stream", "--workers"]),
         (["--batch-size", "1"], ["at least 2 beats in a batch"]),
     ],
