@@ -173,9 +173,26 @@ class Pretrain(PretrainFlags):
         pretrain.entry(self.task)
         self.check_training()
         cli.at_least_one(workers=self.workers)
+        if self.workers > 1:
+            self.check_workers()
         if self.stream and (self.workers > 1 or self.address):
             raise ValueError("--stream with --workers or --address: a stream is read by one process, where its file is")
         cli.writable(self.out_file)
+
+    def check_workers(self) -> None:
+        """
+        Raises:
+            ValueError: more workers than beats in a batch, or than this machine has cores for.
+        """
+        from experiments.cluster import available_cores
+
+        if self.workers > self.batch_size:
+            raise ValueError(
+                f"--workers {self.workers}: each needs a beat of the batch, and --batch-size is {self.batch_size}"
+            )
+        most = max(2, available_cores())
+        if self.address is None and self.workers > most:
+            raise ValueError(f"--workers {self.workers}: this machine has cores for {most}; --address names a cluster")
 
 
 @dataclass(frozen=True, kw_only=True)

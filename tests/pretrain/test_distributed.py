@@ -135,9 +135,10 @@ def test_two_workers_end_near_one(team: Team) -> None:
     [
         (["--address", "127.0.0.1:1"], ["--address 127.0.0.1:1"]),
         (["--workers", "0"], ["--workers 0"]),
-        (["--workers", "64"], ["at least 64 beats in a batch", "64 workers"]),
+        (["--workers", "64"], ["--workers 64", "--batch-size is 48"]),
+        (["--workers", "4096", "--batch-size", "4096"], ["--workers 4096", "this machine has cores for"]),
         (["--stream"], ["--stream", "--workers"]),
-        (["--batch-size", "1"], ["at least 2 beats in a batch"]),
+        (["--temperature", "0"], ["--temperature 0.0: a positive number is needed"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else str(value),
 )
