@@ -72,8 +72,6 @@ class Encoder(nn.Module, ABC):
 
     dimensions: ClassVar[Mapping[str, Dimension]] = {}
     """Every option that `spec` may name."""
-    gains_by_bf16: ClassVar[bool] = True
-    """Whether training in bf16 autocast was measured faster, on a CPU that multiplies in bf16."""
     spec: EncoderSpec
     dim: int
     num_tokens: int

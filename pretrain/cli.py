@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -14,7 +14,6 @@ from pretrain import sources
 
 if TYPE_CHECKING:
     from data.beats import Beats
-    from experiments.machine import Machine
     from pretrain.task import Objective
     from pretrain.train import Outcome
 
@@ -56,7 +55,7 @@ class PretrainFlags(cli.RunFlags):
     save_every: float = 10.0
     """Seconds between two states from which `--resume` continues."""
     precision: cli.Precision = "auto"
-    """auto: bf16 autocast where the hardware multiplies in bf16 and the architecture gains by it."""
+    """auto: bf16 autocast where the hardware multiplies in bf16."""
 
     def check_training(self) -> None:
         """
@@ -139,11 +138,6 @@ class Pretrain(PretrainFlags):
             variance_weight=self.variance_weight,
             class_shares=tuple(count / sum(counts) for count in counts),
         )
-
-    def precise(self, machine: Machine) -> Machine:
-        """bf16 by itself only for architectures that gain by it."""
-        gains = models.find(self.arch.partition("@")[0]).gains_by_bf16 or machine.device != "cpu"
-        return machine if gains or self.precision != "auto" else replace(machine, precision="fp32")
 
     def settings(self) -> dict[str, bool | int | float | str]:
         """What decides the weights: equal in a run and in its resumption."""

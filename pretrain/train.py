@@ -252,7 +252,6 @@ def run(
         KeyboardInterrupt: passed on after the state is written.
     """
     start, feed = time.monotonic(), material.feed
-    machine = flags.precise(machine)
     task = make_task(flags, feed, machine.device)
     multiply_adds = multiply_adds_a_beat(task, feed, flags)
     num_beats = sum(map(len, feed.batches(flags.batch_size, 0)))
