@@ -31,6 +31,11 @@ class Feed(Protocol):
         """Classes, source, shape and fingerprint; perhaps none of the beats."""
         ...
 
+    @property
+    def labels(self) -> Tensor | None:
+        """(beats,), of all that an epoch takes; None where the source has none for all."""
+        ...
+
     def batches(self, batch_size: int, seed: int) -> Sequence[Tensor]:
         """One epoch: every beat once, in a seeded order, in batches of nearly equal size; as many for every seed."""
         ...
@@ -53,6 +58,10 @@ class Resident:
         self.about = beats
         on_device = (None if tensor is None else tensor.to(device) for tensor in (beats.target, beats.group))
         self.all = Taken(beats.signal.to(device), beats.valid_length.to(device), *on_device)
+
+    @property
+    def labels(self) -> Tensor | None:
+        return self.about.target
 
     def batches(self, batch_size: int, seed: int) -> Sequence[Tensor]:
         return shuffled(len(self.about), batch_size, seed)

@@ -87,3 +87,7 @@ KNOWN_FILES: dict[str, Known] = {
     "af800a248815751d9a00fbe7ade6e3ca79b23bcc9d68f2eef7fb6af8cc8ed85e": Known("ptb", "PTB-XL stand-in"),
     "369db4c75739caf35bae09fa35d69aad3baaaf9eec7b553c907fecebe621f8a6": Known("ptb", "PTB-XL stand-in"),
 }
+
+
+class MissingFile(ValueError):
+    """A data set's file, or folder of records, is not where it should be."""

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from data.beats import RATE_HZ, Beats, derive, measure_length
-from data.known import CLASSES, database_by_hand
+from data.known import CLASSES, MissingFile, database_by_hand
 from data.parquet import check_is_data
 from data.recorded import DS1, DS2, PACED, Recorded, group_codes, parts
 from data.segment import TOO_SHORT, Cut, cut, find_r_peaks, resample
@@ -219,7 +219,7 @@ def _silent(num_records: int) -> tuple[str, ...]:
 
 def _list(name: str, folder: Path) -> Listing:
     if not folder.is_dir():
-        raise ValueError(f"{folder} is missing: the records of {name} are needed; {_how_to_get(name, folder)}")
+        raise MissingFile(f"{folder} is missing: the records of {name} are needed; {_how_to_get(name, folder)}")
     return DATABASES[name].list_records(folder)
 
 

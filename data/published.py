@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data.beats import NUM_SAMPLES, RATE_HZ, Beats, derive, measure_length
 from data.csv import read_rows
-from data.known import CLASSES, FILES, KAGGLE_FILES, KNOWN_FILES, kaggle_by_hand
+from data.known import CLASSES, FILES, KAGGLE_FILES, KNOWN_FILES, MissingFile, kaggle_by_hand
 from data.parquet import (
     check_is_data,
     check_label,
@@ -35,10 +35,6 @@ KAGGLE_ROWS = {
     "mitbih_train.csv": 87_554,
     "mitbih_test.csv": 21_892,
 }
-
-
-class MissingFile(ValueError):
-    """A data set's file is not where it should be."""
 
 
 def ptb(data_dir: Path, protocol: str) -> Parts:  # noqa: ARG001 (a source's signature)

@@ -86,6 +86,10 @@ class Stream:
     def __len__(self) -> int:
         return int(self.wanted.sum())
 
+    @property
+    def labels(self) -> Tensor | None:
+        return self.target[self.wanted]
+
     def batches(self, batch_size: int, seed: int) -> Sequence[Tensor]:
         if batch_size > WINDOW:
             raise ValueError(f"a batch of {batch_size:,} beats is larger than the {WINDOW:,} that are held")

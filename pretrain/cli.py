@@ -13,7 +13,7 @@ from models import DEFAULT_ENCODER
 from pretrain import sources
 
 if TYPE_CHECKING:
-    from data.beats import Beats
+    from data.batches import Feed
     from pretrain.task import Objective
     from pretrain.train import Outcome
 
@@ -126,10 +126,10 @@ class Pretrain(PretrainFlags):
         """Where a run's pictures lie."""
         return cli.RUNS / "pretrain" / self.out_file.stem
 
-    def objective(self, beats: Beats) -> Objective:
+    def objective(self, feed: Feed) -> Objective:
         from pretrain.task import Objective
 
-        counts = beats.counts().values() if beats.target is not None and len(beats) else (1,) * beats.num_classes
+        counts = [1] if feed.labels is None else feed.labels.bincount(minlength=feed.about.num_classes).tolist()
         return Objective(
             mask_ratio=self.mask_ratio,
             temperature=self.temperature,

@@ -82,26 +82,28 @@ def run_team(flags: Pretrain, material: Material, machine: Machine, voice: Voice
     threads = flags.threads or max(1, cluster.available_cores() // flags.workers)
     machine = replace(machine, threads=threads)
     before = flags.state_file.read_bytes() if flags.resume and flags.state_file.exists() else None
-    with cluster.started(flags.workers + 1, flags.address), loop.deferred_interrupt() as interrupted:
+    with ExitStack() as stack:
+        stack.enter_context(cluster.started(flags.workers + 1, flags.address))
+        interrupted = stack.enter_context(loop.deferred_interrupt())
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         _check_room(flags, machine)
         keeper = _remote_keeper().options(num_cpus=0, scheduling_strategy=here).remote(before)
-        trainer = _trainer(flags, material, machine, keeper)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pretrain-", ignore_cleanup_errors=True))
+        trainer = _trainer(flags, material, machine, keeper, folder)
         failed: list[Exception] = []
         fit = threading.Thread(target=_fit, args=(trainer, failed), daemon=True)
         fit.start()
-        with ExitStack() as stack:
-            shown = _Shown(flags, voice, stack)
-            while True:
-                alive = fit.is_alive()
-                finished = shown.hear(ray.get(keeper.ask.remote()))
-                if finished is not None:
-                    break
-                if interrupted():
-                    raise KeyboardInterrupt
-                if not alive:
-                    raise ValueError(cluster.first_line(failed[0]) if failed else "the workers ended without a result")
-                fit.join(ASKED_EVERY_S)
+        shown = _Shown(flags, voice, stack)
+        while True:
+            alive = fit.is_alive()
+            finished = shown.hear(ray.get(keeper.ask.remote()))
+            if finished is not None:
+                break
+            if interrupted():
+                raise KeyboardInterrupt
+            if not alive:
+                raise ValueError(cluster.first_line(failed[0]) if failed else "the workers ended without a result")
+            fit.join(ASKED_EVERY_S)
         fit.join()
     return finished
 
@@ -156,7 +158,7 @@ def _fit(trainer: Any, failed: list[Exception]) -> None:
         failed.append(error)
 
 
-def _trainer(flags: Pretrain, material: Material, machine: Machine, keeper: Any) -> Any:
+def _trainer(flags: Pretrain, material: Material, machine: Machine, keeper: Any, folder: str) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -168,9 +170,7 @@ def _trainer(flags: Pretrain, material: Material, machine: Machine, keeper: Any)
         scaling_config=ScalingConfig(
             num_workers=flags.workers, use_gpu=on_gpu, resources_per_worker=_resources(machine)
         ),
-        run_config=RunConfig(
-            storage_path=tempfile.mkdtemp(prefix="pretrain-"), failure_config=FailureConfig(max_failures=MAX_FAILURES)
-        ),
+        run_config=RunConfig(storage_path=folder, failure_config=FailureConfig(max_failures=MAX_FAILURES)),
     )
 
 

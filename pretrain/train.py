@@ -19,7 +19,7 @@ import data
 import models
 import pretrain
 from data.batches import Feed
-from data.published import MissingFile
+from data.known import MissingFile
 from experiments import loop
 from experiments.machine import Machine, seed_everything
 from experiments.results import git_commit, versions
@@ -314,7 +314,7 @@ def make_task(flags: Pretrain, feed: Feed, device: str) -> PretrainTask:
     about = feed.about
     seed_everything(loop.mix(flags.seed, "weights", 0), device)
     encoder = models.build(models.parse(flags.arch, about.signal.shape[1], about.signal.shape[2]))
-    task = pretrain.task_class(flags.task)(encoder, flags.objective(about))
+    task = pretrain.task_class(flags.task)(encoder, flags.objective(feed))
     smallest, needed = min(map(len, feed.batches(flags.batch_size, 0))), max(task.smallest_batch, flags.workers)
     if smallest < needed:
         raise ValueError(

@@ -52,7 +52,8 @@ class Vicreg(PretrainTask):
 def vicreg(first_BD: Tensor, second_BD: Tensor, variance_weight: float) -> Tensor:
     """λ s + μ [v + v′] + ν [c + c′] (Bardes et al. 2022, equation 6), λ = 25, ν = 1.
 
-    Invariance s is a mean over beats and features, as in the authors' code; the paper's equation 5 sums over features.
+    Invariance s is a mean over beats and features, as in the authors' code (the paper's equation 5 sums over features);
+    the variances v + v′ are summed as in the paper (the authors' code averages them).
     """
     with torch.autocast(first_BD.device.type, enabled=False):
         invariance = functional.mse_loss(first_BD, second_BD)

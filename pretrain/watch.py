@@ -13,7 +13,7 @@ from pretrain.probe import Probe, Reading
 from pretrain.task import PretrainTask
 
 AT_CHANCE = 0.01
-"""A loss within this share of chance (of 1, where chance is below) says that nothing was learned."""
+"""A loss not further below chance than this share of it (of 1, where chance is below) says that nothing was learned."""
 JUDGED_FROM = 0.3
 """Share of the training after which a loss at chance, or an encoder that has not moved, is no longer a beginning."""
 RANK_KEPT, SPREAD_KEPT = 0.2, 0.1
@@ -94,7 +94,7 @@ class Watch:
             )
         if progress < JUDGED_FROM:
             return found
-        if self.chance is not None and abs(loss - self.chance) <= AT_CHANCE * max(abs(self.chance), 1):
+        if self.chance is not None and loss >= self.chance - AT_CHANCE * max(abs(self.chance), 1):
             found["chance"] = f"the loss stays at chance, {loss:.3f} ({self.chance:.3f}): nothing is learned; {change}"
         moved = (_weights(self.task.encoder) - self.untrained_weights).norm() / self.untrained_weights.norm()
         if moved < MOVED:

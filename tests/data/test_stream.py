@@ -40,6 +40,7 @@ def test_an_epoch_holds_every_training_beat_once(path: Path, batch_size: int) ->
 
 def test_the_beats_are_those_of_the_file(path: Path) -> None:
     stream, resident = Stream(path, whole=True), Resident(read_recorded(path).beats, "cpu")
+    assert stream.labels is not None and resident.labels is not None and torch.equal(stream.labels, resident.labels)
     for index in epoch(stream, 30, 0):
         for streamed, held in zip(stream.take(index)[:3], resident.take(index)[:3], strict=True):
             assert streamed is not None and held is not None and torch.equal(streamed, held)

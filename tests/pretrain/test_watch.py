@@ -179,7 +179,7 @@ def test_each_sign_is_said_once_while_it_lasts(kind: str, monkeypatch: pytest.Mo
     assert told.watch.collapse == {} and len(told.said) == 1
 
 
-@pytest.mark.parametrize("read", [{"effective_rank": 1.7}, {"spread": 0.06}, {"loss": CHANCE * 1.011}])
+@pytest.mark.parametrize("read", [{"effective_rank": 1.7}, {"spread": 0.06}, {"loss": CHANCE * 0.989}])
 def test_what_is_not_yet_a_collapse_is_not_said(read: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
     told = Told(monkeypatch)
     told.move()
@@ -216,7 +216,7 @@ def test_patience_ends_a_run_and_keeps_the_best_encoder(monkeypatch: pytest.Monk
     ended, weights = [], []
     for epoch, linear in enumerate((0.4, 0.6, 0.6, 0.5)):
         told.move(0.01)
-        weights.append({name: tensor.clone() for name, tensor in told.task.encoder.state_dict().items()})
+        weights.append({name: tensor.clone() for name, tensor in told.task.state_dict().items()})
         told.tell(epoch, linear=linear)
         ended.append(told.watch.exhausted)
     assert ended == [False, False, False, True]
@@ -224,6 +224,18 @@ def test_patience_ends_a_run_and_keeps_the_best_encoder(monkeypatch: pytest.Monk
     best = told.watch.best_weights
     assert best.keys() == weights[1].keys()
     assert all(torch.equal(best[name], tensor) for name, tensor in weights[1].items())
+    told.watch.restore_best()
+    assert all(torch.equal(told.task.state_dict()[name], tensor) for name, tensor in weights[1].items())
+
+
+def test_what_was_wrong_at_the_best_reading_counts_where_that_encoder_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for sick, found in ((1, {"spread"}), (2, set())):
+        told = Told(monkeypatch, patience=1)
+        for epoch, linear in enumerate((0.4, 0.6, 0.5)):
+            told.move(0.01)
+            told.tell(epoch, linear=linear, **({"spread": 0.01} if epoch == sick else {}))
+        told.watch.restore_best()
+        assert set(told.watch.collapse) == found
 
 
 def test_without_patience_a_run_goes_on_and_keeps_its_last_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
