@@ -86,7 +86,7 @@ def run_team(flags: Pretrain, material: Material, machine: Machine, voice: Voice
         stack.enter_context(cluster.started(flags.workers + 1, flags.address))
         interrupted = stack.enter_context(loop.deferred_interrupt())
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        _check_room(flags, machine)
+        check_room(flags, machine)
         keeper = _remote_keeper().options(num_cpus=0, scheduling_strategy=here).remote(before)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="pretrain-", ignore_cleanup_errors=True))
         trainer = _trainer(flags, material, machine, keeper, folder)
@@ -108,7 +108,7 @@ def run_team(flags: Pretrain, material: Material, machine: Machine, voice: Voice
     return finished
 
 
-def _check_room(flags: Pretrain, machine: Machine) -> None:
+def check_room(flags: Pretrain, machine: Machine) -> None:
     """
     Raises:
         ValueError: fewer cores, or GPUs, than workers: Ray would wait for more without a word.

@@ -6,14 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from data.known import FILES
+from experiments.machine import Machine
 from models.checkpoint import load
+from pretrain.cli import Pretrain
+from pretrain.distributed import check_room
 from tests.conftest import ROOT
 from tests.samples import assert_refused
 
@@ -146,3 +151,21 @@ def test_a_bad_input_is_one_line(flags: list[str], said: list[str], team: Team) 
     process = team.start("refused", *flags)
     stdout, stderr = process.communicate(timeout=300)
     assert_refused((process.returncode, stdout, stderr), said)
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "said"),
+    [
+        ("cpu", {"CPU": 1.0}, "there is CPU for 1 of them alone"),
+        ("cuda:0", {"CPU": 8.0, "GPU": 1.0}, "there is GPU for 1 of them alone"),
+        ("cuda:0", {"CPU": 8.0}, "there is GPU for 0 of them alone"),
+        ("cuda:0", {"CPU": 8.0, "GPU": 2.0}, None),
+    ],
+)
+def test_workers_that_would_wait_for_ever_are_refused(
+    device: str, there: dict[str, float], said: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray, "cluster_resources", lambda: there)
+    flags = Pretrain(task="masked", workers=2)
+    with pytest.raises(ValueError, match=f"--workers 2: {said}") if said else nullcontext():
+        check_room(flags, Machine(device=device))
