@@ -23,8 +23,8 @@ demo: .venv/.installed
 	@set -e; prefix=; \
 	$(RUN) data get ptb arrhythmia $(DATA) || \
 		{ prefix=synthetic-; echo "No real beats here: the demo continues on synthetic beats."; }; \
-	$(RUN) pretrain --task masked --data $${prefix}ptb $(DATA); \
-	$(RUN) finetune tune --encoder checkpoints/$${prefix}ptb_mae.pt --data $${prefix}arrhythmia $(DATA) \
+	$(RUN) pretrain --data $${prefix}ptb $(DATA); \
+	$(RUN) finetune tune --encoder checkpoints/$${prefix}ptb_simclr.pt --data $${prefix}arrhythmia $(DATA) \
 		$(if $(BUDGET),--budget "$(BUDGET)")
 
 lint: .venv/.installed

@@ -31,6 +31,9 @@ TASKS = {
     "multitask": Entry("pretrain.multitask:Multitask", "multitask", labels=True),
 }
 
+DEFAULT_TASK = "contrastive"
+"""The best of them on validation data, as the README shows."""
+
 
 def entry(name: str) -> Entry:
     """

@@ -88,7 +88,7 @@ class Pretrain(PretrainFlags):
     `python -m pretrain compare` ranks tasks and architectures at equal compute.
     """
 
-    task: str
+    task: str = pretrain.DEFAULT_TASK
     """masked, spectrogram, contrastive (NT-Xent), supcon, vicreg, byol, jepa (transformer1d), supervised or multitask
     (supervised and masked)."""
     arch: str = DEFAULT_ENCODER

@@ -128,7 +128,6 @@ def put_pointer(folder: Path) -> None:
 GOOD = "--task masked --data-dir {root}/good --tracking none --epochs 1 --out {root}/out/{case}.pt"
 BAD_INPUTS: dict[str, tuple[str, list[str]]] = {
     "task": (f"{GOOD} --task telepathy", ["telepathy", "masked, spectrogram, contrastive"]),
-    "no-task": ("", ["--task"]),
     "data-set": (f"{GOOD} --data mnist", ["mnist", "synthetic-ptb"]),
     "not-a-source": (f"{GOOD} --data arrhythmia", ["arrhythmia"]),
     "arch": (f"{GOOD} --arch alexnet", ["alexnet", "resnet1d, inception1d"]),
