@@ -1,13 +1,12 @@
 """A small residual 2D CNN over a beat drawn as an image (`models.imaging`)."""
 
-from collections.abc import Mapping
 from types import MappingProxyType
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
-from models.encoder import Dimension, Encoder, EncoderSpec
+from models.conv_encoder import ConvEncoder
+from models.encoder import Dimension, EncoderSpec
 from models.imaging import IMAGES, make_image
 
 SMALLEST_SIDE = 3
@@ -16,7 +15,7 @@ NORM_GROUP = 8
 """Channels that are normalised together by `norm=group`, and that divide every width."""
 
 
-class Cnn2d(Encoder):
+class Cnn2d(ConvEncoder):
     """A stem and `depth` residual blocks over an image of the beat; features are the mean of the last map.
 
     Blocks halve the image as long as both sides keep at least 3 pixels, so the fold of 187 samples (16 × 12) ends as
@@ -56,15 +55,8 @@ class Cnn2d(Encoder):
         self.num_tokens = size[0] * size[1]
         self.parts.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    @property
-    def stages(self) -> Mapping[str, nn.Module]:
-        return dict(self.parts.items())
-
-    def tokens(self, x: Tensor) -> Tensor:
-        x = self.image(x).contiguous(memory_format=torch.channels_last)
-        for part in self.parts.values():
-            x = part(x)
-        return rearrange(x, "batch channel height width -> batch (height width) channel")
+    def draw(self, x: Tensor) -> Tensor:
+        return self.image(x).contiguous(memory_format=torch.channels_last)
 
 
 def plan_strides(size: tuple[int, int], depth: int) -> tuple[tuple[int, int], list[int]]:

@@ -5,9 +5,10 @@ from types import MappingProxyType
 
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import nn
 
-from models.encoder import Dimension, Encoder, EncoderSpec
+from models.conv_encoder import beat_to_map
+from models.encoder import Dimension, Encoder, EncoderSpec, Step
 from models.resnet1d import ResidualBlock, strided_stem
 from models.transformer1d import PatchEmbedding, TransformerBlock
 
@@ -57,11 +58,12 @@ class CnnTransformer1d(Encoder):
         blocks = {f"block{number}": block for number, block in enumerate(self.blocks, start=1)}
         return {**self.convolutions, "embed": self.embed, **blocks, "norm": self.norm}
 
-    def tokens(self, x: Tensor) -> Tensor:
-        x = rearrange(x, "batch lead time -> batch lead 1 time").contiguous(memory_format=torch.channels_last)
-        for convolve in self.convolutions.values():
-            x = convolve(x)
-        tokens_BND = self.embed(rearrange(x, "batch channel 1 time -> batch channel time"))
-        for block in self.blocks:
-            tokens_BND = block(tokens_BND)
-        return self.norm(tokens_BND)
+    @property
+    def steps(self) -> Mapping[str, Step]:
+        stem, conv2 = self.convolutions["stem"], self.convolutions["conv2"]
+        as_signal = "batch channel 1 time -> batch channel time"
+        return {
+            **self.stages,
+            "stem": lambda x: stem(beat_to_map(x)),
+            "conv2": lambda x: rearrange(conv2(x), as_signal),
+        }

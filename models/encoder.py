@@ -2,13 +2,14 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 Option = bool | int | float | str
+Step = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,22 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def stages(self) -> Mapping[str, nn.Module]: ...
 
+    @property
     @abstractmethod
+    def steps(self) -> Mapping[str, Step]:
+        """What it does to beats, one step after the other, each named after the stage that ends with it.
+
+        Between two steps the work can be cut: what lies below need not be computed again while its stages are frozen.
+        """
+
     def tokens(self, x: Tensor) -> Tensor:
         """(batch, num_leads, num_samples) → (batch, num_tokens, dim); their mean is the feature vector.
 
         An encoder that pools in its own way gives tokens whose mean is what it pools to, or a single token.
         """
+        for step in self.steps.values():
+            x = step(x)
+        return x
 
     def forward(self, x: Tensor) -> Tensor:
         return self.tokens(x).mean(1)

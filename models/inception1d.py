@@ -1,18 +1,17 @@
 """InceptionTime (Ismail Fawaz et al. 2020, arXiv 1909.04939), strided so that it is quick on a CPU."""
 
-from collections.abc import Mapping
 from itertools import pairwise
 from types import MappingProxyType
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
-from models.encoder import Dimension, Encoder, EncoderSpec
+from models.conv_encoder import ConvEncoder
+from models.encoder import Dimension, EncoderSpec
 from models.resnet1d import strided_stem
 
 
-class Inception1d(Encoder):
+class Inception1d(ConvEncoder):
     """A stem that halves time and `depth` inception blocks, of which the odd ones halve it again.
 
     Options: `width` (channels of the stem and of each of a block's four branches), `depth`, `kernel` (the largest;
@@ -39,16 +38,6 @@ class Inception1d(Encoder):
             self.parts[f"block{number}"] = InceptionBlock(before, width, kernel, stride=1 + number % 2)
         self.num_tokens = -(-spec.num_samples // 2 ** (1 + (depth + 1) // 2))
         self.parts.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-    @property
-    def stages(self) -> Mapping[str, nn.Module]:
-        return dict(self.parts.items())
-
-    def tokens(self, x: Tensor) -> Tensor:
-        x = rearrange(x, "batch lead time -> batch lead 1 time").contiguous(memory_format=torch.channels_last)
-        for part in self.parts.values():
-            x = part(x)
-        return rearrange(x, "batch channel 1 time -> batch time channel")
 
 
 class InceptionBlock(nn.Module):

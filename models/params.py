@@ -1,7 +1,7 @@
 """Parameter groups, freezing and learning rates, said in terms of an encoder's stages.
 
-A group is (stage, kind), kind one of weight, norm and bias; the head is the last stage. Groups are made once, before
-the first step, each with its own `lr`; thawing adds none.
+A group is (stage, kind), kind one of `KINDS`; the head is the last stage. Groups are made once, before the first step,
+each with its own `lr`; thawing adds none.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,14 @@ from typing import Any
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from models.adapters import LowRank
 from models.heads import HEAD, Classifier
 
 NORMALISATIONS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+KINDS = ("weight", "bias", "norm_weight", "norm_bias", "adapter")
 
-Rates = Mapping[str, float | None]
-"""Stage → learning rate, or None for frozen."""
+Rates = Mapping[str, float | Mapping[str, float] | None]
+"""Stage → learning rate of all of it, or of each kind that learns while the others are frozen; None for frozen."""
 
 
 def parameter_groups(model: Classifier, weight_decay: float) -> list[dict[str, Any]]:
@@ -55,9 +57,11 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]
 
 
 def kind_of(owner: nn.Module, name: str) -> str:
-    if isinstance(owner, NORMALISATIONS):
-        return "norm"
-    return "bias" if name.startswith("bias") else "weight"
+    """Which of `KINDS` a parameter is, from the module that holds it and its name there."""
+    if isinstance(owner, LowRank):
+        return "adapter"
+    kind = "bias" if name.startswith("bias") else "weight"
+    return f"norm_{kind}" if isinstance(owner, NORMALISATIONS) else kind
 
 
 def make_optimizer(model: Classifier, weight_decay: float) -> AdamW:
@@ -66,30 +70,38 @@ def make_optimizer(model: Classifier, weight_decay: float) -> AdamW:
 
 
 def set_rates(model: Classifier, optimizer: Optimizer, rates: Rates) -> None:
-    """Write each stage's learning rate into its groups; freeze the stages whose rate is None.
+    """Write the learning rates into the groups; freeze the groups that have none.
 
-    A frozen stage takes no gradient, no weight decay and no optimizer state, and its modules are in eval mode:
-    BatchNorm's running statistics stand still too.
+    A frozen group takes no gradient, no weight decay and no optimizer state. A stage of which nothing learns is in eval
+    mode: BatchNorm's running statistics stand still too (but see `Classifier.batchnorm`).
 
     Raises:
         ValueError: `rates` names a stage that the model lacks, or lacks one that it has.
     """
     if set(rates) != set(model.stages):
         raise ValueError(f"rates for stages {sorted(rates)}, but the model has {sorted(model.stages)}")
+    frozen = []
     for group in optimizer.param_groups:
-        group["lr"] = rates[group["stage"]] or 0.0
-    frozen = frozenset(stage for stage, rate in rates.items() if rate is None)
-    if frozen != model.frozen:
-        _freeze(model, optimizer, frozen)
+        rate = rates[group["stage"]]
+        rate = rate.get(group["kind"]) if isinstance(rate, Mapping) else rate
+        group["lr"] = rate or 0.0
+        if rate is None:
+            frozen.append((group["stage"], group["kind"]))
+    if model.frozen != frozenset(frozen):
+        _freeze(model, optimizer, frozenset(frozen))
 
 
-def _freeze(model: Classifier, optimizer: Optimizer, frozen: frozenset[str]) -> None:
-    """Freeze these stages and thaw all others."""
+def _freeze(model: Classifier, optimizer: Optimizer, frozen: frozenset[tuple[str, str]]) -> None:
+    """Freeze these groups and thaw all others."""
+    learning = set()
     for group in optimizer.param_groups:
+        is_frozen = (group["stage"], group["kind"]) in frozen
+        learning |= set() if is_frozen else {group["stage"]}
         for parameter in group["params"]:
-            parameter.requires_grad_(group["stage"] not in frozen)
-            if group["stage"] in frozen:
+            parameter.requires_grad_(not is_frozen)
+            if is_frozen:
                 parameter.grad = None
                 optimizer.state.pop(parameter, None)
     model.frozen = frozen
+    model.still = frozenset(model.stages) - learning
     model.train()

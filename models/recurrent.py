@@ -11,7 +11,7 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
-from models.encoder import Dimension, Encoder, EncoderSpec
+from models.encoder import Dimension, Encoder, EncoderSpec, Step
 
 
 class Recurrent(Encoder):
@@ -49,11 +49,15 @@ class Recurrent(Encoder):
         layers = {f"layer{number}": layer for number, layer in enumerate(self.layers, start=1)}
         return {"embed": self.embed, **layers, "pool": self.pool}
 
-    def tokens(self, x: Tensor) -> Tensor:
-        hidden_BND = self.embed(x)
-        for layer in self.layers:
-            hidden_BND, _ = layer(hidden_BND)
-        return self.pool(hidden_BND)
+    @property
+    def steps(self) -> Mapping[str, Step]:
+        layers = {f"layer{number}": _outputs_of(layer) for number, layer in enumerate(self.layers, start=1)}
+        return {"embed": self.embed, **layers, "pool": self.pool}
+
+
+def _outputs_of(layer: nn.Module) -> Step:
+    """Of a recurrent layer the outputs alone, not its last state."""
+    return lambda hidden_BND: layer(hidden_BND)[0]
 
 
 class Gru(Recurrent):

@@ -4,18 +4,17 @@ A convolution over time is written as a 1 × k Conv2d with channels-last memory:
 faster on a CPU, because oneDNN then needs no change of layout between layers.
 """
 
-from collections.abc import Mapping
 from itertools import pairwise
 from types import MappingProxyType
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
-from models.encoder import Dimension, Encoder, EncoderSpec
+from models.conv_encoder import ConvEncoder
+from models.encoder import Dimension, EncoderSpec
 
 
-class ResNet1d(Encoder):
+class ResNet1d(ConvEncoder):
     """A stem and four residual stages, each halving time: 187 samples → 6 tokens.
 
     Options: `width` (channels of the stem and the first stage; later ones grow by half), `kernel` (samples, odd).
@@ -36,16 +35,6 @@ class ResNet1d(Encoder):
             self.parts[f"block{number}"] = ResidualBlock(before, after, kernel)
         self.num_tokens = -(-spec.num_samples // 2 ** len(self.parts))
         self.parts.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-    @property
-    def stages(self) -> Mapping[str, nn.Module]:
-        return dict(self.parts.items())
-
-    def tokens(self, x: Tensor) -> Tensor:
-        x = rearrange(x, "batch lead time -> batch lead 1 time").contiguous(memory_format=torch.channels_last)
-        for part in self.parts.values():
-            x = part(x)
-        return rearrange(x, "batch channel 1 time -> batch time channel")
 
 
 def strided_stem(num_leads: int, width: int) -> nn.Module:

@@ -1,6 +1,7 @@
 """Encoders from other libraries: the stages of a module that we did not write, found by running it once."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from models.encoder import Encoder, EncoderSpec
+from models.encoder import Encoder, EncoderSpec, Step
 from models.heads import HEAD
 
 TAKEN_APART = ("blocks", "stages", "layers", "encoder")
@@ -56,7 +57,7 @@ class LibraryEncoder(Encoder):
         """
         try:
             self.body = make()
-            tokens, self.plan = survey(self.body, self.tokens, _two_beats(self.spec))
+            tokens, self.plan = survey(self.body, self.encode, _two_beats(self.spec))
             _, self.num_tokens, self.dim = tokens.shape
             list(self.covered_parameters())
         except Exception as error:  # whatever a library may raise
@@ -67,6 +68,15 @@ class LibraryEncoder(Encoder):
     @property
     def stages(self) -> Mapping[str, nn.Module]:
         return {stage: gather(self.body, names) for stage, names in self.plan.items()}
+
+    @property
+    def steps(self) -> Mapping[str, Step]:
+        """One: how its parts are joined is the library's affair."""
+        return {list(self.plan)[-1]: self.encode}
+
+    @abstractmethod
+    def encode(self, x: Tensor) -> Tensor:
+        """The library's forward, made into tokens: (batch, num_leads, num_samples) → (batch, num_tokens, dim)."""
 
 
 def _two_beats(spec: EncoderSpec) -> Tensor:

@@ -1,14 +1,14 @@
 """Temporal convolutional network: dilated residual blocks (Bai et al. 2018, arXiv 1803.01271)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from math import gcd
 from types import MappingProxyType
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
-from models.encoder import Dimension, Encoder, EncoderSpec
+from models.conv_encoder import ConvEncoder
+from models.encoder import Dimension, EncoderSpec
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "group": lambda width: nn.GroupNorm(gcd(8, width), width),
@@ -17,7 +17,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-class Tcn1d(Encoder):
+class Tcn1d(ConvEncoder):
     """A stem that takes every fourth step, and `depth` blocks whose dilation doubles: 187 samples → 47 tokens.
 
     Options: `width` (channels), `depth`, `kernel` (taps; odd unless causal), `causal` (convolutions look only back;
@@ -51,16 +51,6 @@ class Tcn1d(Encoder):
         for number in range(1, depth + 1):
             self.parts[f"block{number}"] = DilatedBlock(width, kernel, causal, norm, dilation=2 ** (number - 1))
         self.parts.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-    @property
-    def stages(self) -> Mapping[str, nn.Module]:
-        return dict(self.parts.items())
-
-    def tokens(self, x: Tensor) -> Tensor:
-        x = rearrange(x, "batch lead time -> batch lead 1 time").contiguous(memory_format=torch.channels_last)
-        for part in self.parts.values():
-            x = part(x)
-        return rearrange(x, "batch channel 1 time -> batch time channel")
 
 
 class TimeConv(nn.Sequential):

@@ -38,7 +38,7 @@ class TimmEncoder(LibraryEncoder):
         _check_name(name)
         self.install(lambda: _model(name, spec.num_leads, self.size))
 
-    def tokens(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor) -> Tensor:
         side = (self.size, self.size)
         image_BCHW = functional.interpolate(self.image(x), side, mode="bilinear", antialias=True)
         body: Any = self.body

@@ -9,7 +9,7 @@ from einops.layers.torch import Rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.encoder import Dimension, Encoder, EncoderSpec
+from models.encoder import Dimension, Encoder, EncoderSpec, Step
 
 
 class Transformer1d(Encoder):
@@ -47,8 +47,9 @@ class Transformer1d(Encoder):
         blocks = {f"block{number}": block for number, block in enumerate(self.blocks, start=1)}
         return {"embed": self.embed, **blocks, "norm": self.norm}
 
-    def tokens(self, x: Tensor) -> Tensor:
-        return self.contextualise(self.embed(x))
+    @property
+    def steps(self) -> Mapping[str, Step]:
+        return self.stages
 
     def contextualise(self, tokens_BND: Tensor) -> Tensor:
         """Embedded patches, all or only the visible ones, through the blocks: shape kept."""

@@ -44,7 +44,7 @@ class TsaiEncoder(LibraryEncoder):
             backbone = backbone[0]
         return backbone
 
-    def tokens(self, x: Tensor) -> Tensor:
+    def encode(self, x: Tensor) -> Tensor:
         features = self.body(x)
         if features.ndim == 2:
             return rearrange(features, "batch dim -> batch 1 dim")

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 import models
 from models.checkpoint import attach, load, save
-from models.encoder import Dimension, Encoder, EncoderSpec, Option
+from models.encoder import Dimension, Encoder, EncoderSpec, Option, Step
 from models.heads import Classifier
 from models.params import count_parameters, make_optimizer, set_rates
 from models.recurrent import Recurrent
@@ -134,8 +134,9 @@ class Fake(Encoder):
     def stages(self) -> Mapping[str, nn.Module]:
         return self.choose(self)
 
-    def tokens(self, x: Tensor) -> Tensor:
-        return self.third(self.second(self.first(x)))
+    @property
+    def steps(self) -> Mapping[str, Step]:
+        return {"all": lambda x: self.third(self.second(self.first(x)))}
 
 
 def test_whole_stages_are_accepted() -> None:
