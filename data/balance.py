@@ -15,8 +15,6 @@ NUM_NEIGHBOURS = 5
 MAX_RATIO = 0.1
 """Of a class to the largest one, which resampling leaves no class below: not parity, where rare beats are copied or
 interpolated a hundred times or most of the others are thrown away."""
-WEIGHT_POWER = 0.6
-"""Of `class_weight`: between the square root, which costs recall, and full weights, which cost precision."""
 
 
 class Counts(NamedTuple):
@@ -35,8 +33,8 @@ class Balanced:
 
     beats: Beats
     counts: Counts
-    class_weights: Tensor | None = None
-    """float32 (num_classes,), where the loss should weigh the classes."""
+    weighted: bool = False
+    """Whether the loss should weigh the classes, by `class_weights`."""
     balanced_batches: bool = False
     """Draw batches by `data.batches.balanced` and not by `data.batches.shuffled`."""
 
@@ -246,8 +244,7 @@ def _keep(beats: Beats, seed: int) -> Balanced:  # noqa: ARG001 (a balance's sig
 
 
 def _weigh(beats: Beats, seed: int) -> Balanced:
-    weights = class_weights(beats.labels, beats.num_classes, WEIGHT_POWER)
-    return replace(_keep(beats, seed), class_weights=weights)
+    return replace(_keep(beats, seed), weighted=True)
 
 
 def _batch(beats: Beats, seed: int) -> Balanced:

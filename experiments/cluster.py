@@ -6,6 +6,7 @@ import os
 import secrets
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -79,6 +80,32 @@ def started(num_workers: int, address: str | None = None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Of a started Ray: how many run side by side, and what each may take."""
+
+    number: int
+    resources: dict[str, float]
+    """In Ray's terms."""
+    bytes_each: int
+
+    @classmethod
+    def of(cls, number: int | None, address: str | None, device: str) -> "Workers":
+        """
+        Args:
+            number: where the user has said it; else as many as this machine, or the cluster, has cores.
+        """
+        import ray
+
+        total = ray.cluster_resources()
+        cores = max(1, int(total.get("CPU", 1)))
+        resources = {"cpu": 1.0}
+        if device != "cpu" and address is not None:
+            resources["gpu"] = 1 / GPU_WORKERS
+        usual = default_workers(device) if address is None else cores
+        return cls(number=number or usual, resources=resources, bytes_each=int(total.get("memory", 2**33) / cores))
 
 
 def _reach(address: str) -> None:

@@ -3,11 +3,13 @@
 The one module that every room may import; it imports torch only when tensors are read or written.
 """
 
+import fcntl
 import hashlib
 import io
 import json
 import os
 import pickle
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -50,6 +52,47 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON. NaN and infinities are refused: they are not JSON."""
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line, safe against other writers and against being killed half-way.
+
+    Raises:
+        OSError: it cannot be written; the disk may be full.
+    """
+    content = line.encode() + b"\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _drop_torn_line(descriptor)
+        if os.write(descriptor, content) != len(content):
+            raise OSError(f"{path}: written in part only, the disk may be full")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """Every whole line, oldest first; none where there is no file.
+
+    A last line without its line break was torn by a killed writer: it is skipped, with a warning on stderr.
+    """
+    if not path.exists():
+        return []
+    with path.open("rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_SH)
+        *lines, torn = stream.read().split(b"\n")
+    if torn:
+        print(f"warning: {path}: skipped a torn last line", file=sys.stderr)
+    return lines
+
+
+def _drop_torn_line(descriptor: int) -> None:
+    """Cut what follows the last line break, or the next line would be glued to it."""
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        os.ftruncate(descriptor, os.pread(descriptor, size, 0).rfind(b"\n") + 1)
 
 
 def sha256(path: Path) -> str:

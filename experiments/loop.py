@@ -69,6 +69,8 @@ class Settings:
     clip_norm: float = 1.0
     save_every_s: float = 10.0
     """Seconds between two states to resume from."""
+    save_epochs: bool = False
+    """Also write a state at the end of each epoch."""
     identity: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     """Whatever else must be equal to resume: task, data fingerprint, architecture, rates …"""
 
@@ -171,7 +173,8 @@ def _train(
                 history.losses.append(history.epoch_loss / steps_per_epoch)
                 history.epoch_loss = 0.0
                 history.stopped = trainee.after_epoch(epoch, history.losses[-1])
-            if state_file and (interrupted() or clock.time_to_save()):
+            due = interrupted() or clock.time_to_save() or (settings.save_epochs and end_of_epoch)
+            if state_file and due:
                 _settle(history, recent, clock)
                 _save(trainee, settings, history, state_file)
                 saved(state_file)

@@ -1,5 +1,6 @@
 """What computes: device, precision, threads and seeds. Other choices round otherwise, so a run records them."""
 
+import resource
 from dataclasses import dataclass
 from typing import Literal
 
@@ -66,6 +67,14 @@ def resolve_precision(precision: Precision, device: str) -> Literal["bf16", "fp3
     if torch.device(device).type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def limit_memory(num_bytes: int) -> None:
+    """What this process may allocate: beyond it, an allocation fails and the process lives. Where CUDA reserves address
+    space, or the system has no such limit, nothing is limited."""
+    if not torch.cuda.is_initialized() and hasattr(resource, "RLIMIT_DATA"):
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, hard))
 
 
 def resolve_threads(threads: int | None) -> int:

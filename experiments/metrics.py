@@ -5,7 +5,7 @@ A confusion matrix is (num_classes, num_classes): rows are true classes, columns
 over the classes that occur in the rows; a class that is never predicted has precision 0.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +87,27 @@ def scores(confusion: ArrayLike) -> dict[str, float]:
     if not np.sum(confusion):
         raise ValueError("no beats to score: the confusion matrix is empty")
     return {name: float(metric(confusion)) for name, metric in METRICS.items()}
+
+
+def objective(name: str, classes: Sequence[str]) -> Metric:
+    """What a search maximises, by name: one of `METRICS`, or recall or precision of a class, such as recall_V.
+
+    Raises:
+        ValueError: an unknown name; the message lists the choices.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    kind, _, label = name.partition("_")
+    if label not in classes or kind not in ("recall", "precision"):
+        choices = [*METRICS, *(f"{kind}_{label}" for kind in ("recall", "precision") for label in classes)]
+        raise ValueError(f"unknown objective {name!r}; choose from {', '.join(choices)}")
+    column = list(classes).index(label)
+
+    def of_class(confusion: ArrayLike) -> Floats:
+        support, predicted, hits = _counts(confusion)
+        return _ratio(hits, support if kind == "recall" else predicted)[..., column]
+
+    return of_class
 
 
 def is_collapsed(confusion: ArrayLike) -> bool:

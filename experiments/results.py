@@ -1,18 +1,17 @@
 """The record of what was run: one `RunResult` a line, appended and never rewritten."""
 
-import fcntl
 import json
 import math
 import os
 import platform
 import subprocess
-import sys
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from experiments.cli import ROOT, RUNS
+from experiments.files import append_line, read_lines
 
 Scalar = str | int | float | bool | None
 Part = Literal["validation", "test"]
@@ -88,17 +87,7 @@ def append(path: Path, result: RunResult) -> None:
         ValueError: a number is infinite, or NaN outside `metrics`.
         OSError: the store cannot be written.
     """
-    line = json.dumps(result.to_json(), allow_nan=False).encode() + b"\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        _drop_torn_line(descriptor)
-        if os.write(descriptor, line) != len(line):
-            raise OSError(f"{path}: written in part only, the disk may be full")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    append_line(path, json.dumps(result.to_json(), allow_nan=False))
 
 
 def read(path: Path) -> list[RunResult]:
@@ -109,14 +98,7 @@ def read(path: Path) -> list[RunResult]:
     Raises:
         ValueError: another line is broken.
     """
-    if not path.exists():
-        return []
-    with path.open("rb") as stream:
-        fcntl.flock(stream, fcntl.LOCK_SH)
-        *lines, torn = stream.read().split(b"\n")
-    if torn:
-        print(f"warning: {path}: skipped a torn last line", file=sys.stderr)
-    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
+    return [_parse(line, f"{path}, line {number}") for number, line in enumerate(read_lines(path), start=1)]
 
 
 def git_commit(folder: Path = ROOT) -> str | None:
@@ -140,13 +122,6 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
-
-
-def _drop_torn_line(descriptor: int) -> None:
-    """Cut what follows the last line break, or the next line would be glued to it."""
-    size = os.fstat(descriptor).st_size
-    if size and os.pread(descriptor, 1, size - 1) != b"\n":
-        os.ftruncate(descriptor, os.pread(descriptor, size, 0).rfind(b"\n") + 1)
 
 
 def _parse(line: bytes, place: str) -> RunResult:

@@ -29,8 +29,15 @@ ENVIRONMENT = {
 }
 
 
+KEY = "key"
+"""Tag of a run of which there is one alone below its parent."""
+
+
 class Run:
     """One tracked run; this one keeps nothing."""
+
+    id = ""
+    """By which a later process goes on with it."""
 
     def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Add one value to each metric's curve; NaN values are left out."""
@@ -40,8 +47,13 @@ class Run:
         name: str,
         params: Mapping[str, Any],
         tags: Mapping[str, str] | None = None,
+        key: str | None = None,
     ) -> AbstractContextManager["Run"]:
-        """Start a run shown below this one, such as a trial of a search."""
+        """Start a run shown below this one, such as a trial of a search.
+
+        Args:
+            key: of which there is one run, however often it is started: a second one keeps nothing.
+        """
         return _nothing()
 
     def artifact_json(self, name: str, content: Any) -> None:
@@ -73,8 +85,13 @@ class Tracker:
         params: Mapping[str, Any],
         tags: Mapping[str, str] | None = None,
         parent: Run | None = None,
+        continued: str = "",
     ) -> AbstractContextManager[Run]:
-        """Start a run; leaving the block ends it: FINISHED, FAILED after an error, KILLED after Ctrl-C."""
+        """Start a run; leaving the block ends it: FINISHED, FAILED after an error, KILLED after Ctrl-C.
+
+        Args:
+            continued: the `id` of a run to go on with; if it is not there, a new one is started.
+        """
         return _nothing()
 
 
@@ -95,17 +112,18 @@ class _MlflowTracker(Tracker):
 
     @contextmanager
     def run(
-        self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None, parent: Run | None = None
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str] | None = None,
+        parent: Run | None = None,
+        continued: str = "",
     ) -> Iterator[Run]:
-        from mlflow.entities import Param
-
-        all_tags = {**(tags or {}), **({"mlflow.parentRunId": parent.id} if isinstance(parent, _MlflowRun) else {})}
-        created = self.send(self.client.create_run, self.experiment_id, tags=all_tags, run_name=name)
-        if created is None:
+        run_id = (continued and self._reopened(continued)) or self._created(name, params, tags, parent)
+        if run_id is None:
             yield Run()
             return
-        run = _MlflowRun(self, created.info.run_id)
-        self.send(self.client.log_batch, run.id, params=[Param(key, str(value)) for key, value in params.items()])
+        run = _MlflowRun(self, run_id)
         status = "FAILED"
         try:
             yield run
@@ -115,6 +133,44 @@ class _MlflowTracker(Tracker):
             raise
         finally:
             self.send(self.client.set_terminated, run.id, status)
+
+    def _created(
+        self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None, parent: Run | None
+    ) -> str | None:
+        from mlflow.entities import Param
+
+        all_tags = {**(tags or {}), **({"mlflow.parentRunId": parent.id} if isinstance(parent, _MlflowRun) else {})}
+        created = self.send(self.client.create_run, self.experiment_id, tags=all_tags, run_name=name)
+        if created is None:
+            return None
+        run_id = created.info.run_id
+        self.send(self.client.log_batch, run_id, params=[Param(key, str(value)) for key, value in params.items()])
+        return run_id
+
+    def _reopened(self, run_id: str) -> str | None:
+        try:
+            self.client.update_run(run_id, status="RUNNING")
+        except _errors():
+            return None
+        return run_id
+
+    def keyed(self, run_id: str) -> dict[str, str | None]:
+        """Of the runs below a run, key → None for one that has ended, else its id: its writer died."""
+        keyed: dict[str, str | None] = {}
+        token = None
+        while True:
+            found = self.send(
+                self.client.search_runs,
+                [self.experiment_id],
+                f"tags.`mlflow.parentRunId` = '{run_id}'",
+                page_token=token,
+            )
+            for run in found or ():
+                if key := run.data.tags.get(KEY):
+                    keyed[key] = None if run.info.status == "FINISHED" else run.info.run_id
+            token = found.token if found else None
+            if not token:
+                return keyed
 
     def send(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call MLflow; after a failure warn once and send nothing more: a training is worth more than its log."""
@@ -141,6 +197,7 @@ class _MlflowRun(Run):
     def __init__(self, tracker: _MlflowTracker, run_id: str) -> None:
         self.tracker = tracker
         self.id = run_id
+        self.keyed: dict[str, str | None] | None = None
 
     def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         from mlflow.entities import Metric
@@ -151,9 +208,16 @@ class _MlflowRun(Run):
             self.tracker.send(self.tracker.client.log_batch, self.id, metrics=batch)
 
     def child(
-        self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None
+        self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None, key: str | None = None
     ) -> AbstractContextManager[Run]:
-        return self.tracker.run(name, params, tags, parent=self)
+        if key is None:
+            return self.tracker.run(name, params, tags, parent=self)
+        self.keyed = self.tracker.keyed(self.id) if self.keyed is None else self.keyed
+        unfinished = self.keyed.get(key, "")
+        if unfinished is None:
+            return _nothing()
+        self.keyed[key] = None
+        return self.tracker.run(name, params, {**(tags or {}), KEY: key}, self, unfinished)
 
     def artifact_json(self, name: str, content: Any) -> None:
         self.tracker.send(self.tracker.client.log_dict, self.id, content, name)

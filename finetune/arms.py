@@ -23,7 +23,7 @@ from experiments.metrics import (
 )
 from experiments.results import RunResult
 
-ARMS = ("majority", "random-frozen", "scratch", "transfer")
+ARMS = ("majority", "random-frozen", "scratch", "scratch+", "transfer")
 """In the order of a table's rows."""
 
 

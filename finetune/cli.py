@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
     from finetune.train import Arm, Context
 
 SCRATCH = "scratch"
+
+
+def make_arm(encoder: str, arch: str) -> Arm:
+    """The arm that `--encoder` names; from scratch, of the architecture that `--arch` names."""
+    from finetune.train import Arm
+
+    return Arm(name=SCRATCH, spec=models.parse(arch)) if encoder == SCRATCH else Arm.from_file(encoder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +66,7 @@ class FineTuneFlags(TargetFlags):
     own."""
 
     def arm(self) -> Arm:
-        """The arm that `encoder` names."""
-        from finetune.train import Arm
-
-        return (
-            Arm(name=SCRATCH, spec=models.parse(self.arch)) if self.encoder == SCRATCH else Arm.from_file(self.encoder)
-        )
+        return make_arm(self.encoder, self.arch)
 
     def default_out(self, ending: str) -> Path:
         """The file's name says what it was trained on and from, and the protocol where it is not the usual one."""
@@ -103,7 +105,8 @@ class Train(FineTuneFlags):
         from experiments import results, tables
         from experiments.machine import Machine
         from experiments.tracking import Tracker
-        from finetune.train import evaluate, to_checkpoint, train
+        from finetune.train import to_checkpoint, train
+        from finetune.trainee import evaluate
         from models.checkpoint import save
 
         machine = Machine.resolve(self.device, self.precision, self.threads)
@@ -153,12 +156,29 @@ class Tune(FineTuneFlags):
 
     budget: str = "10m"
     """Time for the whole command, such as 90s, 10m or 2h; trials, epochs and seeds are planned to fit."""
+    space: str = "default"
+    """Search space: small, default, wide (see `python -m experiments spaces`), or a .toml FILE."""
+    fixed: Recipe = field(default_factory=Recipe)
+    """What is not searched; what differs here from its default is taken out of the space."""
+    objective: tuple[str, ...] = ("macro_recall",)
+    """What the search maximises on validation data: macro_recall, macro_f1, recall_V, precision_S …; of several the
+    Pareto front is shown, and the recipe of the highest mean compared."""
+    searcher: Literal["tpe", "random", "grid"] = "tpe"
+    """Where to look next."""
+    scheduler: Literal["asha", "fifo", "median", "hyperband", "pbt"] = "asha"
+    """Which trials go on; fifo: all of them."""
+    warm_start: bool = False
+    """Learn from the recorded trials of earlier tunes of the same data, split and encoder; they count for nothing."""
+    address: str | None = None
+    """Ray cluster to run on, such as HOST:6379; without it, this machine."""
     epochs: int | None = None
     """Passes over all training beats of each compared run (default: planned)."""
     trials: int | None = None
     """Trials of each arm (default: planned)."""
     seeds: int | None = None
     """Paired seeds of the comparison (default: planned)."""
+    scratch_plus: int | None = None
+    """Seeds of `scratch+`, scratch with pretraining's compute on top (default: planned; 0: none)."""
     out: Path | None = None
     """Classifier to write, of the chosen arm (default: checkpoints/DATA_ENCODER_tuned.pt)."""
 
@@ -169,6 +189,8 @@ class Tune(FineTuneFlags):
         budget_s = parse_duration(self.budget)
         counts = {"epochs": self.epochs, "trials": self.trials, "seeds": self.seeds, "threads": self.threads}
         cli.at_least_one(**{name: count for name, count in counts.items() if count is not None})
+        if self.scratch_plus is not None and self.scratch_plus < 0:
+            raise ValueError(f"--scratch-plus {self.scratch_plus}: 0 or more seeds are needed")
         if self.encoder == SCRATCH:
             raise ValueError("--encoder scratch: tune compares a checkpoint with scratch; name a checkpoint FILE")
         cli.writable(self.out_file)
@@ -185,10 +207,12 @@ class Tune(FineTuneFlags):
         """Of the study: one for each checkpoint, data set, protocol and seed."""
         return cli.RUNS / f"tune_{Path(self.encoder).stem}_{short_name(self.data)}_{self.protocol}_seed{self.seed}"
 
-    def settings(self) -> dict[str, int | str | None]:
+    def settings(self) -> dict[str, int | float | str | None]:
         """What a resumed study must have in common with the interrupted one."""
-        names = "encoder data protocol budget epochs trials seeds seed threads precision device"
-        return {name: getattr(self, name) for name in names.split()}
+        names = "encoder data protocol budget epochs trials seeds scratch_plus seed threads precision device"
+        search = {"searcher": self.searcher, "scheduler": self.scheduler, "objective": " ".join(self.objective)}
+        changed = {f"fixed.{name}": value for name, value in self.fixed.changed().items()}
+        return {name: getattr(self, name) for name in names.split()} | search | changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,4 +280,26 @@ def show_run(validation: RunResult, test: RunResult, out: Path) -> None:
     tables.say(f"{tables.duration(test.cost['seconds'])} of training; written: {out}")
 
 
-COMMANDS: dict[str, type[cli.Command]] = {"train": Train, "tune": Tune, "compare": Compare}
+@dataclass(frozen=True, kw_only=True)
+class Schedule(cli.Report):
+    """Show what a recipe's schedule means: what learns in each epoch, how many parameters, at which learning rate."""
+
+    encoder: str = SCRATCH
+    """Checkpoint FILE of an encoder, or scratch."""
+    arch: str = DEFAULT_ENCODER
+    """Architecture where there is no checkpoint."""
+    classes: int = 5
+    """Of the head."""
+    recipe: tyro.conf.OmitArgPrefixes[Recipe] = field(default_factory=Recipe)
+
+    def run(self) -> None:
+        from experiments import tables
+        from finetune.timetable import timetable, timetable_table
+
+        cli.at_least_one(classes=self.classes)
+        rows = timetable(self.recipe, make_arm(self.encoder, self.arch), self.classes)
+        tables.console().print(timetable_table(rows, self.recipe))
+        self.write([asdict(row) for row in rows])
+
+
+COMMANDS: dict[str, type[cli.Command]] = {"train": Train, "tune": Tune, "compare": Compare, "schedule": Schedule}

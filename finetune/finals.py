@@ -18,8 +18,10 @@ from experiments.machine import Machine, resolve_threads
 from experiments.results import RunResult
 from finetune.plan import Finals
 from finetune.recipe import Recipe
-from finetune.train import Arm, Context, evaluate, to_checkpoint, train
-from finetune.tune import Study
+from finetune.shelves import Keeper, SharedShelf
+from finetune.studies import Study
+from finetune.train import Arm, Context, to_checkpoint, train
+from finetune.trainee import evaluate
 from models.checkpoint import Checkpoint, save
 
 
@@ -38,18 +40,22 @@ Outcome = tuple[RunResult, RunResult, Checkpoint]
 
 def final_runs(study: Study, plan: Finals, best: Mapping[str, Recipe]) -> list[Final]:
     """Seed by seed, so that an interrupted study has whole pairs. The control `random-frozen` is an untrained encoder
-    under the transfer arm's head, rate and balance."""
+    under the transfer arm's head, rate and balance; `scratch+` is scratch with pretraining's compute on top."""
     transfer, scratch = study.arms
     arms = [
         (transfer, best["transfer"]),
         (scratch, best["scratch"]),
         (replace(scratch, name="random-frozen"), replace(best["transfer"], schedule="frozen")),
     ]
-    return [
-        Final(arm=arm, recipe=replace(recipe, epochs=plan.num_epochs), seed=seed)
-        for seed in range(study.seed, study.seed + plan.num_seeds)
-        for arm, recipe in arms
-    ]
+    plus = Final(
+        arm=replace(scratch, name="scratch+"), recipe=replace(best["scratch"], epochs=plan.plus_epochs), seed=0
+    )
+    runs = []
+    for number in range(plan.num_seeds):
+        seed = study.seed + number
+        runs += [Final(arm=arm, recipe=replace(recipe, epochs=plan.num_epochs), seed=seed) for arm, recipe in arms]
+        runs += [replace(plus, seed=seed)] if number < plan.plus_seeds else []
+    return runs
 
 
 def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats, deadline: float) -> None:
@@ -64,7 +70,8 @@ def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats,
     train_part = subset(study.split.train, plan.num_beats, study.seed)
     split = replace(study.split.without_test(), train=train_part)
     context, shared_split, shared_test = study.context("final"), ray.put(split), ray.put(test)
-    started = ((final, run_final(final, context, shared_split, shared_test, study.machine)) for final in left)
+    shelf = SharedShelf(Keeper.remote())  # pyright: ignore[reportAttributeAccessIssue]
+    started = ((final, run_final(final, context, shared_split, shared_test, study.machine, shelf)) for final in left)
 
     def stop_in_time() -> None:
         study.stop_if_interrupted()
@@ -88,7 +95,12 @@ def name_of(final: Final) -> str:
 
 
 def run_final(
-    final: Final, context: Context, split: ray.ObjectRef, test: ray.ObjectRef, machine: Machine
+    final: Final,
+    context: Context,
+    split: ray.ObjectRef,
+    test: ray.ObjectRef,
+    machine: Machine,
+    shelf: SharedShelf,
 ) -> ray.ObjectRef:
     """Start a run on a worker.
 
@@ -96,13 +108,13 @@ def run_final(
         split: a Split without its test part, in the object store.
         test: the test part's Beats, likewise.
     """
-    return _final.remote(final, context, split, test, machine)
+    return _final.remote(final, context, split, test, machine, shelf)
 
 
 @ray.remote(num_cpus=1)
-def _final(final: Final, context: Context, split: Split, test: Beats, machine: Machine) -> Outcome:
+def _final(final: Final, context: Context, split: Split, test: Beats, machine: Machine, shelf: SharedShelf) -> Outcome:
     resolve_threads(machine.threads)
-    trained = train(final.arm, split, final.recipe, final.seed, context, machine)
+    trained = train(final.arm, split, final.recipe, final.seed, context, machine, shelf=shelf)
     confusion, cost = evaluate(trained.model, test, final.recipe.intervals), trained.validation.cost
     tested = context.result(final.arm, final.recipe, final.seed, "test", confusion, cost)
     return trained.validation, tested, to_checkpoint(trained, split.train)

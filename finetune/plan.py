@@ -8,12 +8,12 @@ from finetune.recipe import Recipe
 
 SEARCH_SHARE = 0.4
 """Share of the budget for the search; the rest is for the paired seeds."""
-HALVING = 0.7
-"""Share of a search's full cost that is spent, as ASHA stops two thirds of the trials half-way."""
 VALIDATION_COST = 0.35
 """A forward pass over a validation beat, in training beats."""
-FROZEN_COST = 0.45
-"""A run that never trains its encoder, in runs that do."""
+FROZEN_COST = 0.15
+"""A run that never trains its encoder, whose activations are computed once, in runs that do."""
+PLUS_SHARE = 0.35
+"""Of a comparison's time, for `scratch+`."""
 RESERVE = 0.1
 """Share of the time for starting, for a worker that idles while the last run ends, and for writing."""
 STAGE_S = 8.0
@@ -23,7 +23,7 @@ TRIALS = {48: 15_000, 32: 15_000, 24: 15_000, 16: 15_000, 12: 15_000, 8: 4_000, 
 SEARCH_EPOCHS = 6
 SMALLEST_TRAIN = 500
 MIN_SEEDS, MAX_SEEDS = 3, 8
-ENOUGH_EPOCHS, MAX_EPOCHS = 4, 20
+ENOUGH_EPOCHS, MAX_EPOCHS = 5, 20
 BATCHES = 4
 """An epoch of few beats has at least this many batches."""
 MOST_VALIDATIONS = 20
@@ -51,6 +51,11 @@ class Search:
     num_epochs: int
     num_beats: int
 
+    @property
+    def grace_epochs(self) -> int:
+        """No trial is judged before this epoch: until then a schedule may not have thawed every stage."""
+        return max(1, self.num_epochs // 2)
+
     def __str__(self) -> str:
         return f"{self.num_trials} trials an arm, each at most {self.num_epochs} epochs of {self.num_beats:,} beats"
 
@@ -62,9 +67,15 @@ class Finals:
     num_seeds: int
     num_epochs: int
     num_beats: int
+    plus_seeds: int = 0
+    """Of `scratch+`, the first ones of the others' seeds."""
+    plus_epochs: int = 0
 
     def __str__(self) -> str:
-        return f"{self.num_seeds} paired seeds of every arm, {self.num_epochs} epochs of {self.num_beats:,} beats"
+        words = f"{self.num_seeds} paired seeds of every arm, {self.num_epochs} epochs of {self.num_beats:,} beats"
+        if not self.plus_seeds:
+            return f"{words}; no scratch+"
+        return f"{words}; scratch+ on {self.plus_seeds} of the seeds, {self.plus_epochs} epochs"
 
 
 def parse_duration(text: str) -> float:
@@ -90,14 +101,17 @@ def after_search_s(budget_s: float, num_arms: int) -> float:
     return budget_s - working_s(budget_s, num_arms + 1) * SEARCH_SHARE - num_arms * STAGE_S
 
 
-def plan_search(budget_s: float, work: Work, num_arms: int, num_trials: int | None = None) -> Search:
+def plan_search(
+    budget_s: float, work: Work, num_arms: int, num_trials: int | None = None, spends: float = 1.0
+) -> Search:
     """As many trials as fit, each on as many beats as fit; with little time fewer beats, then fewer trials.
 
     Args:
         num_trials: of each arm, where the user has said it.
+        spends: share of the trials' full cost that the scheduler lets them spend.
     """
     seconds = working_s(budget_s, num_arms + 1) * SEARCH_SHARE
-    beats = seconds * work.beats_per_s * work.num_workers / (num_arms * HALVING)
+    beats = seconds * work.beats_per_s * work.num_workers / (num_arms * spends)
     if num_trials:
         return _search(beats, work, num_trials)
     plans = [(_search(beats, work, number), least) for number, least in TRIALS.items()]
@@ -111,17 +125,40 @@ def _search(beats: float, work: Work, num_trials: int) -> Search:
 
 
 def plan_finals(
-    left_s: float, work: Work, num_arms: int, num_seeds: int | None = None, num_epochs: int | None = None
+    left_s: float,
+    work: Work,
+    num_arms: int,
+    num_seeds: int | None = None,
+    num_epochs: int | None = None,
+    extra_epochs: float = 0.0,
+    plus_seeds: int | None = None,
 ) -> Finals:
     """The trained arms and one frozen control on all beats: first epochs, then seeds; with little time fewer beats.
 
+    `scratch+` has as many epochs and those that pretraining's compute would have bought. It gets a share of the time
+    where that is enough for the fewest seeds of it.
+
     Args:
         left_s: seconds until the budget ends.
-        num_seeds, num_epochs: where the user has said it.
+        num_seeds, num_epochs, plus_seeds: where the user has said it.
+        extra_epochs: pretraining's multiply-adds in epochs of training from scratch; 0 for none.
     """
-    arms = num_arms + FROZEN_COST
-    beats = working_s(left_s, 1) * (1 - RESERVE) * work.beats_per_s * work.num_workers / arms
+    beats = working_s(left_s, 1) * (1 - RESERVE) * work.beats_per_s * work.num_workers
     epoch = work.num_train + work.num_validation * VALIDATION_COST
+    shared = _plan_paired(beats * (1 - PLUS_SHARE), epoch, work, num_arms, num_seeds, num_epochs)
+    plus_epochs = shared.num_epochs + round(extra_epochs)
+    affordable = int(beats * PLUS_SHARE / (plus_epochs * epoch))
+    seeds = plus_seeds if plus_seeds is not None else affordable if affordable >= MIN_SEEDS else 0
+    if not (seeds and extra_epochs and shared.num_beats == work.num_train):
+        return _plan_paired(beats, epoch, work, num_arms, num_seeds, num_epochs)
+    return replace(shared, plus_seeds=min(seeds, shared.num_seeds), plus_epochs=plus_epochs)
+
+
+def _plan_paired(
+    beats: float, epoch: float, work: Work, num_arms: int, num_seeds: int | None, num_epochs: int | None
+) -> Finals:
+    """Of `beats`, training beats for all arms and seeds together; `epoch` is what one of all beats costs."""
+    beats /= num_arms + FROZEN_COST
     seeds = num_seeds or min(MAX_SEEDS, max(MIN_SEEDS, int(beats / epoch / (num_epochs or ENOUGH_EPOCHS))))
     affordable = max(0, min(MAX_EPOCHS, int(beats / epoch / seeds)))
     if num_epochs or affordable:

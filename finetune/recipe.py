@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
 from experiments.cli import at_least_one
 from finetune import schedules
+from finetune.schedules import Freezing
 
 if TYPE_CHECKING:
     from experiments.results import RunResult
 
+AUGMENTS = ("none", "thawed", "always")
+
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class Recipe(Freezing):
     """How to fine-tune."""
 
-    schedule: str = "full"
-    """Freezing: frozen, full, gradual (unfreeze from the output down) or lp_ft (linear probe, then everything)."""
-    ratio: float = 1.0
-    """Encoder's learning rate over the head's."""
+    batchnorm: str = "stage"
+    """The encoder's running statistics move in stages of which something learns (stage), nowhere (still), or in all
+    (moving)."""
+    rank: int = 4
+    """adapters: rank of each."""
+    l2_sp: float = 0.0
+    """Pull of the encoder's weights towards those they started from, in place of their weight decay (arXiv
+    1802.01483)."""
     lr: float = 3e-3
     """Highest learning rate of the head: reached after a warm-up, then a cosine."""
+    weight_decay: float = 0.05
+    """AdamW's weight decay, of weights only."""
+    average: float = 0.0
+    """Half-life in epochs of the moving average of the weights, which is then validated and kept; 0: no average."""
     head: str = "linear"
     """linear, mlp or attention (pooling)."""
     balance: str = "class_weight"
     """Against imbalance, on the training part:
     none, class_weight, smote, borderline_smote, adasyn, smote_tomek, random_over, random_under or balanced_batches."""
-    augment: bool = True
-    """Scale, noise and shift training beats a little, anew at every step."""
+    weight_power: float = 0.6
+    """class_weight: 0 weighs all beats alike, 1 all classes; between, recall of rare classes against precision."""
+    loss: str = "cross_entropy"
+    """cross_entropy, focal, class_balanced, ldam or logit_adjusted; all but class_balanced use the class weights."""
+    gamma: float = 2.0
+    """focal: how little what is already right counts."""
+    beta: float = 0.999
+    """class_balanced: how fast another beat of a class adds less."""
+    margin: float = 0.5
+    """ldam: the rarest class's."""
+    tau: float = 1.0
+    """logit_adjusted: how much of the classes' log shares is added."""
+    augment: str = "thawed"
+    """Scale, noise and shift training beats a little, anew at every step: none, always, or only while the encoder's
+    first stage learns (thawed), since what a frozen stage makes of unchanged beats need not be computed twice."""
     intervals: str = "none"
     """Log ratios of RR intervals beside the beat, for sources that have them: none, causal (known once the beat is
     there) or all (some look ahead: to the next beat, or over the whole record)."""
@@ -38,12 +62,24 @@ class Recipe:
     """Beats a step."""
     validate_every: int = 1
     """Epochs from one look at the validation part to the next; the last epoch is always looked at."""
-    weight_decay: float = 0.05
-    """AdamW's weight decay, of weights only."""
+    recall_floor: float = 0.95
+    """Alarms: each class's threshold is the highest that finds this share of its validation beats."""
 
     def __str__(self) -> str:
-        words = f"{self.schedule}, ratio {self.ratio:.2g}, lr {self.lr:.2g}, {self.head}, {self.balance}"
-        return words if self.intervals == "none" else f"{words}, {self.intervals} RR ratios"
+        words = [f"{self.schedule}", f"ratio {self.ratio:.2g}", f"lr {self.lr:.2g}", self.head, self.balance]
+        more = ("num_stages", "stage", "layer_decay", "l2_sp", "batchnorm", "loss", "intervals", "augment", "average")
+        rest = [f"{name.replace('_', ' ')} {_short(value)}" for name, value in self.changed().items() if name in more]
+        return ", ".join([*words, *rest])
+
+    @property
+    def adapter_rank(self) -> int:
+        """0 for a schedule without adapters."""
+        return self.rank if self.schedule == "adapters" else 0
+
+    def changed(self) -> dict[str, bool | int | float | str]:
+        """What differs from the defaults."""
+        usual = asdict(Recipe())
+        return {name: value for name, value in asdict(self).items() if value != usual[name]}
 
     def check(self) -> None:
         """
@@ -52,23 +88,36 @@ class Recipe:
         """
         from data.balance import BALANCES
         from finetune.intervals import COLUMNS
-        from models.heads import HEADS
+        from models.heads import BATCHNORMS, HEADS
+        from models.losses import LossOptions, check_loss
 
-        at_least_one(epochs=self.epochs, batch_size=self.batch_size, validate_every=self.validate_every)
-        schedules.scales(self.schedule, 0.0, (), self.ratio)
+        schedules.check(self)
+        at_least_one(epochs=self.epochs, batch_size=self.batch_size, validate_every=self.validate_every, rank=self.rank)
         named = (
             ("balance", self.balance, BALANCES),
             ("head", self.head, HEADS),
             ("intervals", self.intervals, COLUMNS),
+            ("batchnorm", self.batchnorm, BATCHNORMS),
+            ("augment", self.augment, AUGMENTS),
         )
         for what, name, choices in named:
             if name not in choices:
                 raise ValueError(f"unknown {what} {name!r}; choose from {', '.join(choices)}")
-        if not (0 < self.lr < 1 and 0 < self.ratio <= 1 and self.weight_decay >= 0):
+        check_loss(self.loss, LossOptions(gamma=self.gamma, beta=self.beta, margin=self.margin, tau=self.tau))
+        if not 0 < self.lr < 1:
+            raise ValueError(f"--lr {self.lr}: a number between 0 and 1 is needed")
+        if not (0 <= self.weight_power <= 1 and 0 < self.recall_floor <= 1):
             raise ValueError(
-                f"lr {self.lr} must lie between 0 and 1, ratio {self.ratio} above 0 and at most 1, "
-                f"weight decay {self.weight_decay} not below 0"
+                f"--weight-power {self.weight_power} must lie in 0 … 1, --recall-floor {self.recall_floor} above 0 "
+                "and at most 1"
             )
+        for flag, value in {"weight-decay": self.weight_decay, "l2-sp": self.l2_sp, "average": self.average}.items():
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"--{flag} {value}: 0 or more is needed")
+
+
+def _short(value: object) -> str:
+    return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
 def recipe_of(result: RunResult) -> Recipe:

@@ -4,14 +4,14 @@ A group is (stage, kind), kind one of `models.params.KINDS`; the head is the las
 a training; a new one is a function and a line in `SCHEDULES`.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-HEAD = "head"
+from models import HEAD
+
 WHOLE = frozenset({"weight", "bias", "norm_weight", "norm_bias"})
+"""All kinds but adapters, which only learn where there are any."""
 NORMS = frozenset({"norm_weight", "norm_bias"})
 BIASES = frozenset({"bias", "norm_bias"})
 ADAPTERS = frozenset({"adapter"})
@@ -24,17 +24,28 @@ Scales = dict[str, dict[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Freezing:
-    """How to freeze and thaw; what a field means to which schedule is said in `finetune.recipe.Recipe`."""
+    """What learns when, and how fast beside the head."""
 
     schedule: str = "full"
+    """Freezing: full, frozen, top or first (stages), single (stage), gradual (one stage after the other thaws), lp_ft
+    (linear probe, then everything), chain_thaw (each stage alone, then everything), norm_only, bias_only or adapters
+    (low-rank)."""
     num_stages: int = 1
+    """top, first: how many of the encoder's stages learn."""
     stage: int = 1
+    """single: which stage learns, counted from the input."""
     thaw_start: float = 0.5
+    """lp_ft, gradual, chain_thaw: share of the training in which the head learns alone."""
     thaw_interval: float = 0.1
+    """gradual, chain_thaw: share of the training from one thaw to the next (shorter where so many do not fit)."""
     thaw_order: str = "output"
+    """gradual, chain_thaw: from the output down, or from the input up."""
     thaw_warm_up: float = 0.0
+    """Share of the training over which the rate of what has thawed rises from 0."""
     ratio: float = 1.0
+    """Encoder's learning rate over the head's."""
     layer_decay: float = 1.0
+    """Rate of a stage over that of the stage above it; 1/2.6 are ULMFiT's discriminative rates."""
 
 
 @dataclass(frozen=True)

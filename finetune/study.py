@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from rich.table import Table
+from torch.nn import functional
 
 import data
 from data.split import Split
@@ -17,18 +20,21 @@ from experiments import cluster, loop, results, tables
 from experiments.cli import continuing
 from experiments.files import write_json
 from experiments.machine import Machine, resolve_device, resolve_precision
-from experiments.results import RunResult
-from experiments.tracking import Tracker
-from finetune import arms
+from experiments.metrics import objective
+from experiments.space import Space
+from experiments.tracking import Run, Tracker
+from finetune import searchspace, show
 from finetune.plan import Finals, Search, Work, after_search_s, plan_finals, plan_search
-from finetune.recipe import Recipe, recipe_of
+from finetune.recipe import Recipe
+from finetune.studies import Study
 from finetune.train import Arm
-from models.checkpoint import load, save
+from models.cost import count
 
 if TYPE_CHECKING:
     from finetune.cli import Tune
-    from finetune.tune import Study
 
+COUNTED = 8
+"""Beats by which the multiply-adds of training from scratch are counted."""
 SEARCH_AT_MOST = 0.7
 """Share of the time left at its start after which a search that is slower than planned is ended."""
 GRACE = 1.06
@@ -36,16 +42,16 @@ GRACE = 1.06
 
 
 class Notes:
-    """`study.json`: the study's name, its settings, and the plans as they are made."""
+    """`study.json`: the study's name, its settings with the space, and the plans as they are made."""
 
-    def __init__(self, flags: Tune, transfer: Arm, split: Split) -> None:
+    def __init__(self, flags: Tune, transfer: Arm, split: Split, space: Space) -> None:
         """
         Raises:
             ValueError: `--resume` of a study of other settings.
         """
         self.path = flags.folder / "study.json"
         made_of = {"weights": transfer.encoder_hash, "training beats": split.train.fingerprint}
-        settings = flags.settings() | made_of
+        settings = flags.settings() | made_of | {"space": space.to_json()}
         self.content: dict[str, Any] = {"name": uuid4().hex[:12], "settings": settings}
         if not (flags.resume and self.path.exists()):
             self.save()
@@ -54,14 +60,33 @@ class Notes:
         for name, value in settings.items():
             if self.content["settings"].get(name) != value:
                 was = self.content["settings"].get(name)
-                raise ValueError(f"{self.path} is of other settings: {name} was {was}, is {value}")
+                raise ValueError(f"{self.path} is of other settings: {name} was {_brief(was)}, is {_brief(value)}")
 
     def save(self) -> None:
         write_json(self.path, self.content)
 
-    def remember(self, name: str, content: dict[str, Any]) -> None:
+    def remember(self, name: str, content: Any) -> None:
         self.content[name] = content
         self.save()
+
+
+def _brief(value: Any) -> str:
+    return f"another one ({value['name']})" if isinstance(value, dict) else str(value)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """
+    Raises:
+        ValueError: another process works on this study.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"another tune works on {folder}: wait for it, or take another --seed") from None
+        yield
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,46 +113,77 @@ def run_study(flags: Tune, budget: Budget) -> None:
         KeyboardInterrupt: passed on after the table.
     """
     transfer = flags.arm()
-    scratch = Arm(name="scratch", spec=transfer.spec)
     split = data.load_split(flags.data, flags.protocol, flags.data_folder, flags.seed)
-    transfer.check(split, flags.data)
+    transfer.check(split, flags.data, flags.fixed.intervals)
+    flags.fixed.check()
+    space = searchspace.checked(flags.space, flags.fixed, transfer)
+    for name in flags.objective:
+        objective(name, split.train.classes)
     for line in (*split.train.notes, transfer.loaded):
         tables.say(line)
-    notes = Notes(flags, transfer, split)
-    device = resolve_device(flags.device)
-    machine = Machine(device=device, precision=resolve_precision(flags.precision, device), threads=1)
-    num_workers = flags.threads or cluster.default_workers(device)
-    tracker = Tracker.open(flags.tracking, "finetune")
-    with (
-        tracker.run(f"tune {transfer.origin}", flags.settings(), {"badge": split.badge}) as tracked,
-        cluster.started(num_workers),
-        loop.deferred_interrupt() as interrupted,
-    ):
-        from finetune.tune import Study
+    with _alone(flags.folder):
+        notes = Notes(flags, transfer, split, space)
+        tracker = Tracker.open(flags.tracking, "finetune")
+        tracked_as = (f"tune {transfer.origin}", flags.settings(), {"badge": split.badge, "space": space.name})
+        with (
+            tracker.run(*tracked_as, continued=notes.content.get("tracked", "")) as tracked,
+            cluster.started(flags.threads or cluster.default_workers(resolve_device(flags.device)), flags.address),
+            loop.deferred_interrupt() as interrupted,
+        ):
+            notes.remember("tracked", tracked.id)
+            _run(flags, _study(flags, transfer, split, space, notes, tracked, interrupted), notes, budget)
 
-        study = Study(
-            name=notes.content["name"],
-            arms=(transfer, scratch),
-            split=split,
-            base=flags.context(split),
-            seed=flags.seed,
-            num_workers=num_workers,
-            machine=machine,
-            folder=flags.folder,
-            store=results.STORE,
-            tracked=tracked,
-            interrupted=interrupted,
-        )
-        try:
-            _search_and_compare(flags, study, notes, budget)
-        except KeyboardInterrupt:
-            _show(flags, study, notes, "interrupted")
-            raise
-        except TimeoutError:
-            _show(flags, study, notes, "out of time")
-            tables.say(f"the budget of {flags.budget} is spent; to continue: {continuing('finetune')}")
-        else:
-            _show(flags, study, notes, "complete")
+
+def _run(flags: Tune, study: Study, notes: Notes, budget: Budget) -> None:
+    for result in (*study.finished("search"), *study.finished("final")):
+        study.track(result)  # a killed tune may not have come to it
+    try:
+        _search_and_compare(flags, study, notes, budget)
+    except KeyboardInterrupt:
+        show.outcome(flags, study, notes.content, "interrupted")
+        raise
+    except TimeoutError:
+        show.outcome(flags, study, notes.content, "out of time")
+        tables.say(f"the budget of {flags.budget} is spent; to continue: {continuing('finetune')}")
+    else:
+        show.outcome(flags, study, notes.content, "complete")
+
+
+def _study(
+    flags: Tune,
+    transfer: Arm,
+    split: Split,
+    space: Space,
+    notes: Notes,
+    tracked: Run,
+    interrupted: Callable[[], bool],
+) -> Study:
+    """Once Ray runs, since it knows the cluster."""
+    device = resolve_device(flags.device)
+    workers = cluster.Workers.of(flags.threads, flags.address, device)
+    base = flags.context(split)
+    return Study(
+        name=notes.content["name"],
+        arms=(transfer, Arm(name="scratch", spec=transfer.spec)),
+        split=split,
+        base=base,
+        base_recipe=flags.fixed,
+        space=space,
+        objectives=flags.objective,
+        searcher=flags.searcher,
+        scheduler=flags.scheduler,
+        prior=searchspace.earlier(results.read(results.STORE), transfer, base, space) if flags.warm_start else (),
+        seed=flags.seed,
+        num_workers=workers.number,
+        resources=workers.resources,
+        shares_disk=flags.address is None,
+        machine=Machine(device=device, precision=resolve_precision(flags.precision, device), threads=1),
+        trial_bytes=workers.bytes_each,
+        folder=flags.folder,
+        store=results.STORE,
+        tracked=tracked,
+        interrupted=interrupted,
+    )
 
 
 def _search_and_compare(flags: Tune, study: Study, notes: Notes, budget: Budget) -> None:
@@ -147,6 +203,7 @@ def _plan_and_search(flags: Tune, study: Study, notes: Notes, budget: Budget) ->
     Raises:
         TimeoutError: the search has left no time.
     """
+    from finetune.schedulers import SPENDS
     from finetune.tune import measure_speed, search
 
     work = Work(
@@ -157,89 +214,27 @@ def _plan_and_search(flags: Tune, study: Study, notes: Notes, budget: Budget) ->
     )
     study.stop_if_interrupted()
     num_arms = len(study.arms)
+    extra = _extra_epochs(study)
+
+    def finals(left_s: float) -> Finals:
+        return plan_finals(left_s, work, num_arms, flags.seeds, flags.epochs, extra, flags.scratch_plus)
+
     if "search" not in notes.content:
-        plan = plan_search(budget.left_s, work, num_arms, flags.trials)
+        plan = plan_search(budget.left_s, work, num_arms, flags.trials, SPENDS[study.scheduler])
         notes.remember("search", asdict(plan))
-        finals = plan_finals(after_search_s(budget.left_s, num_arms), work, num_arms, flags.seeds, flags.epochs)
-        _show_plan(study, work, plan, finals, budget)
+        show.plan(study, work, plan, finals(after_search_s(budget.left_s, num_arms)), budget.seconds, extra)
     best = search(study, Search(**notes.content["search"]), budget.left_s * SEARCH_AT_MOST)
     if budget.left_s <= 0:
         raise TimeoutError
     notes.content["best"] = {arm: asdict(recipe) for arm, recipe in best.items()}
-    notes.remember("finals", asdict(plan_finals(budget.left_s, work, num_arms, flags.seeds, flags.epochs)))
+    notes.remember("finals", asdict(finals(budget.left_s)))
 
 
-def _show_plan(study: Study, work: Work, search: Search, finals: Finals, budget: Budget) -> None:
-    table = Table(title=f"Plan for {tables.duration(budget.seconds)}", title_style="bold", show_header=False)
-    table.add_column(style="bold")
-    table.add_column()
-    table.add_row(
-        "measured",
-        f"{work.beats_per_s:,.0f} training beats/s on each of {work.num_workers} one-thread workers, "
-        f"{study.machine.precision} on {study.machine.device}",
-    )
-    table.add_row("search", f"{search}; ASHA stops the worse ones early")
-    table.add_row("comparison", f"{finals}; planned anew with the time that the search leaves")
-    table.add_row(
-        "split", f"{study.split.protocol}: {work.num_train:,} training, {work.num_validation:,} validation beats"
-    )
-    tables.console().print(table)
-
-
-def _show(flags: Tune, study: Study, notes: Notes, ending: str) -> None:
-    """What there is: the search so far, the comparison so far; and the chosen classifier, saved."""
-    searched, final = study.finished("search"), study.finished("final")
-    console = tables.console()
-    content: dict[str, Any] = {**notes.content, "ending": ending, "search_results": _spending(searched)}
-    if searched:
-        console.print(_search_table(searched))
-    if any(result.part == "test" for result in final):
-        test = study.split.load_test()
-        counts = list(study.split.train.counts().values())
-        rows = arms.make_rows(final, arms.majority_confusion(counts, test.labels.numpy()))
-        console.print(arms.show(rows, f"Transfer against scratch on {study.base.dataset}"))
-        content |= {"rows": [row.to_json() for row in rows], "chosen": arms.chosen(rows).arm}
-        content["file"] = _save_chosen(flags, study, final, arms.chosen(rows).arm)
-        tables.say(f"written: {content['file']}")
-    flags.write(content)
-    study.tracked.artifact_json("tune.json", content)
-
-
-def _save_chosen(flags: Tune, study: Study, final: Sequence[RunResult], arm: str) -> str:
-    from finetune.finals import model_file
-
-    validated = [result for result in final if result.arm == arm and result.part == "validation"]
-    best = max(validated, key=lambda result: result.metrics["macro_recall"])
-    save(flags.out_file, load(model_file(study, arm, best.seed)))
-    return str(flags.out_file)
-
-
-def _spending(searched: Sequence[RunResult]) -> list[dict[str, Any]]:
-    """What each arm's search has cost and found."""
-    spent = []
-    for arm in dict.fromkeys(result.arm for result in searched):
-        trials = [result for result in searched if result.arm == arm]
-        best = max(trials, key=lambda result: result.metrics["macro_recall"])
-        total = {name: sum(trial.cost[name] for trial in trials) for name in ("epochs", "beats", "seconds")}
-        spent.append({"arm": arm, "trials": len(trials), **total, "best": best.to_json()})
-    return spent
-
-
-def _search_table(searched: Sequence[RunResult]) -> Table:
-    table = Table(title="Search: spending, and the best recipe by validation", title_style="bold")
-    table.add_column("arm")
-    for header in ("trials", "epochs", "beats seen", "worker time", "validation macro recall"):
-        table.add_column(header, justify="right")
-    table.add_column("best recipe")
-    for spent in _spending(searched):
-        best = RunResult.from_json(spent["best"])
-        table.add_row(
-            spent["arm"],
-            str(spent["trials"]),
-            f"{spent['epochs']:.0f}",
-            f"{spent['beats']:,.0f}",
-            tables.duration(spent["seconds"]),
-            f"{best.metrics['macro_recall']:.3f}",
-            str(recipe_of(best)),
-        )
-    return table
+def _extra_epochs(study: Study) -> float:
+    """What the pretraining has cost, in epochs of training the same encoder from scratch: counted multiply-adds."""
+    checkpoint = study.arms[0].checkpoint
+    spent = float(checkpoint.cost.get("multiply_adds", 0.0)) if checkpoint else 0.0
+    model = study.arms[1].build("linear", study.split.train.num_classes, study.seed)
+    signal, target = study.split.train.signal[:COUNTED], study.split.train.labels[:COUNTED]
+    a_beat = count(lambda: functional.cross_entropy(model(signal), target).backward()) / len(signal)
+    return spent / (a_beat * len(study.split.train))

@@ -2,38 +2,32 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
-from torch import Tensor
+from experiments.thresholds import Thresholds, fit_thresholds
 
 import models
 from data import OF_TRAINING, may_hold_test_beats
-from data.augment import augment
-from data.balance import BALANCES, Counts
-from data.batches import balanced, shuffled
+from data.balance import Counts
 from data.beats import Beats
 from data.split import Split
 from experiments import loop
 from experiments.machine import Machine, seed_everything
-from experiments.metrics import confusion_matrix, macro_recall_error, recall_per_class, scores
+from experiments.metrics import recall_per_class, scores
 from experiments.results import Part, RunResult, versions
-from finetune import schedules
+from finetune.activations import NoShelf, Shelf
 from finetune.intervals import COLUMNS, beside
 from finetune.recipe import Recipe
+from finetune.trainee import EpochListener, FineTuning, ignore, predict
+from models import adapters
 from models.checkpoint import Checkpoint, attach, load, weights_of
 from models.encoder import EncoderSpec
-from models.heads import HEAD, Classifier
-from models.inference import apply
-from models.losses import weighted_cross_entropy
-from models.params import count_parameters, make_optimizer, set_rates
-
-AUGMENTED_BY = ("amplitude", "noise", "shift")
+from models.heads import Classifier
+from models.params import count_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +60,11 @@ class Arm:
         return None if self.checkpoint is None else self.checkpoint.weights_hash
 
     @property
+    def facts(self) -> dict[str, bool]:
+        """What the conditions of a search space may ask of an arm."""
+        return {"pretrained": self.checkpoint is not None}
+
+    @property
     def source(self) -> str | None:
         """What the encoder was pretrained on, unlabelled beats of a target included."""
         return None if self.checkpoint is None else self.checkpoint.source
@@ -93,107 +92,23 @@ class Arm:
                 f"{beats.source} has {given[0]} and {given[1]}"
             )
 
-    def build(self, head: str, num_classes: int, seed: int, num_intervals: int = 0) -> Classifier:
-        """The same seed gives every arm the same head, whatever its encoder."""
+    def build(
+        self, head: str, num_classes: int, seed: int, num_intervals: int = 0, adapter_rank: int = 0
+    ) -> Classifier:
+        """The same seed gives every arm the same head, whatever its encoder.
+
+        Args:
+            adapter_rank: of the encoder's low-rank adapters; 0 for none.
+        """
         seed_everything(loop.mix(seed, "weights", 0), "cpu")
         encoder = models.build(self.spec)
         if self.checkpoint is not None:
             encoder, _ = attach(self.checkpoint, self.origin)
+        if adapter_rank:
+            seed_everything(loop.mix(seed, "adapters", 0), "cpu")
+            adapters.adapt(encoder, adapter_rank)
         seed_everything(loop.mix(seed, "head", 0), "cpu")
         return Classifier(encoder, head, num_classes, num_intervals)
-
-
-class Epoch(NamedTuple):
-    """What validation said after an epoch."""
-
-    number: int
-    metrics: Mapping[str, float]
-    beats: int
-    """Seen since the start, synthetic ones included."""
-    kept_confusion: np.ndarray
-    """Of the epoch that would be kept if this were the last."""
-
-
-EpochListener = Callable[[Epoch], None]
-
-
-def ignore(_epoch: Epoch) -> None:
-    pass
-
-
-class FineTuning:
-    """A classifier on one split, as the loop wants it.
-
-    Keeps the latest epoch whose validation macro recall is within one standard error of the best so far (the rule of
-    Breiman et al., Classification and Regression Trees, 1984): with a few rare beats to validate on, a higher figure
-    is luck, and the later epoch has the more settled weights.
-    """
-
-    def __init__(
-        self, model: Classifier, split: Split, recipe: Recipe, seed: int, device: str, on_epoch: EpochListener
-    ) -> None:
-        self.module, self.recipe, self.seed, self.on_epoch = model.to(device), recipe, seed, on_epoch
-        self.balanced = BALANCES[recipe.balance](split.train, seed)
-        beats, weights = self.balanced.beats, self.balanced.class_weights
-        self.signal, self.target = beats.signal.to(device), beats.labels.to(device)
-        self.valid_length = beats.valid_length.to(device)
-        intervals = beside(beats, recipe.intervals)
-        self.intervals = None if intervals is None else intervals.to(device)
-        self.class_weights = None if weights is None else weights.to(device)
-        self.validation = split.validation
-        self.optimizer = make_optimizer(model, recipe.weight_decay)
-        self.stages = tuple(model.encoder.stages)
-        self.kept: dict[str, Tensor] = {}
-        self.kept_confusion = np.zeros((0, 0), np.int64)
-        self.best_recall = self.best_error = 0.0
-        self.curve: list[dict[str, float]] = []
-
-    def batches(self, epoch: int) -> Sequence[Tensor]:
-        seed = loop.mix(self.seed, "epoch", epoch)
-        if self.balanced.balanced_batches:
-            return balanced(self.balanced.beats.labels, self.recipe.batch_size, seed)
-        return shuffled(len(self.signal), self.recipe.batch_size, seed)
-
-    def before_step(self, progress: float) -> None:
-        scales = schedules.scales(self.recipe.schedule, progress, self.stages, self.recipe.ratio)
-        rate = self.recipe.lr * loop.warm_up_cosine(progress)
-        rates = {stage: None if scale is None else rate * scale for stage, scale in scales.items()}
-        set_rates(self.module, self.optimizer, rates | {HEAD: rate})
-
-    def loss(self, index: Tensor) -> Tensor:
-        signal = self.signal[index]
-        if self.recipe.augment:
-            signal = augment(signal, self.valid_length[index], AUGMENTED_BY)
-        intervals = None if self.intervals is None else self.intervals[index]
-        return weighted_cross_entropy(self.module(signal, intervals), self.target[index], self.class_weights)
-
-    def after_epoch(self, epoch: int, loss: float) -> bool:
-        number = epoch + 1
-        if number % self.recipe.validate_every and number < self.recipe.epochs:
-            return False
-        confusion = evaluate(self.module, self.validation, self.recipe.intervals)
-        metrics = {"loss": loss, **scores(confusion)}
-        self.curve.append(metrics)
-        if metrics["macro_recall"] >= self.best_recall:
-            self.best_recall, self.best_error = metrics["macro_recall"], float(macro_recall_error(confusion))
-        if metrics["macro_recall"] >= self.best_recall - self.best_error:
-            self.kept, self.kept_confusion = copy.deepcopy(self.module.state_dict()), confusion
-        self.on_epoch(Epoch(epoch, metrics, number * len(self.signal), self.kept_confusion))
-        return False
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "kept": self.kept,
-            "kept_confusion": self.kept_confusion.tolist(),
-            "best_recall": self.best_recall,
-            "best_error": self.best_error,
-            "curve": self.curve,
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        self.kept, self.curve = state["kept"], list(state["curve"])
-        self.best_recall, self.best_error = state["best_recall"], state["best_error"]
-        self.kept_confusion = np.array(state["kept_confusion"], np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,17 +156,11 @@ class Trained:
     curve: list[dict[str, float]]
     counts: Counts
     """Training beats of each class before and after the balance."""
+    thresholds: Thresholds
+    """Of an alarm for each class, for the recipe's recall floor on validation data."""
 
 
-def evaluate(model: Classifier, beats: Beats, intervals: str = "none") -> np.ndarray:
-    """Confusion matrix (num_classes, num_classes) of the most probable class.
-
-    Args:
-        intervals: what the model was trained with: a recipe's, and an option of the model's checkpoint.
-    """
-    ratios = beside(beats, intervals)
-    logits = apply(model, beats.signal) if ratios is None else apply(model, beats.signal, ratios)
-    return confusion_matrix(beats.labels.numpy(), logits.argmax(1).numpy(), beats.num_classes)
+NO_SHELF = NoShelf()
 
 
 def train(
@@ -266,32 +175,48 @@ def train(
     resume: bool = False,
     listener: loop.Listener | None = None,
     on_epoch: EpochListener = ignore,
+    saved: Callable[[Path], None] | None = None,
+    shelf: Shelf | None = NO_SHELF,
+    free: Collection[str] = (),
 ) -> Trained:
     """Fine-tune `arm` by `recipe`; nothing of the test part is read.
+
+    Args:
+        saved: told of the state that is then written at the end of each epoch, and of no other.
+        shelf: where frozen stages' activations are shared with other runs; None to compute them at every step.
+        free: fields of the recipe in which a state to resume may differ.
 
     Raises:
         ValueError: a recipe, a checkpoint or a state that does not fit; a loss that is not finite.
     """
     recipe.check()
     arm.check(split, context.dataset, recipe.intervals)
-    model = arm.build(recipe.head, split.train.num_classes, seed, len(COLUMNS[recipe.intervals]))
-    tuning = FineTuning(model, split, recipe, seed, machine.device, on_epoch)
+    num_intervals = len(COLUMNS[recipe.intervals])
+    model = arm.build(recipe.head, split.train.num_classes, seed, num_intervals, recipe.adapter_rank)
+    tuning = FineTuning(model, split, recipe, seed, machine, on_epoch, shelf)
     settings = loop.Settings(
         num_epochs=recipe.epochs,
         seed=seed,
         machine=machine,
+        save_every_s=10.0 if saved is None else float("inf"),
+        save_epochs=saved is not None,
         identity={
-            **asdict(recipe),
+            **{name: value for name, value in asdict(recipe).items() if name not in free},
             "arch": str(arm.spec),
             "encoder": arm.encoder_hash or "scratch",
             "data": split.train.fingerprint,
         },
     )
-    history = loop.run(tuning, settings, state_file=state_file, resume=resume, listener=listener)
+    tell = saved or (lambda _state: None)
+    history = loop.run(tuning, settings, state_file=state_file, resume=resume, listener=listener, saved=tell)
     model.load_state_dict(tuning.kept)
+    adapters.merge(model.encoder)
+    logits = predict(model, split.validation, recipe.intervals)
+    thresholds = fit_thresholds(logits.softmax(1).numpy(), split.validation.labels.numpy(), recipe.recall_floor)
     cost = {"beats": history.beats, "seconds": history.seconds, "parameters": count_parameters(model)}
     result = context.result(arm, recipe, seed, "validation", tuning.kept_confusion, cost)
-    return Trained(model=model, validation=result, curve=tuning.curve, counts=tuning.balanced.counts)
+    counts = tuning.balanced.counts
+    return Trained(model=model, validation=result, curve=tuning.curve, counts=counts, thresholds=thresholds)
 
 
 def to_checkpoint(trained: Trained, train_part: Beats) -> Checkpoint:
@@ -305,7 +230,7 @@ def to_checkpoint(trained: Trained, train_part: Beats) -> Checkpoint:
         fingerprint=train_part.fingerprint,
         preprocessing=train_part.preprocessing,
         seed=result.seed,
-        options=result.config,
+        options={**result.config, "thresholds": trained.thresholds.to_json()},
         head=str(result.config["head"]),
         classes=train_part.classes,
         cost=result.cost,

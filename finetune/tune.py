@@ -6,91 +6,39 @@ lines back and does only what is missing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import optuna
 import ray
 import torch
 from ray import tune
 from ray.exceptions import RayError
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
 
 from data.split import Split, subset
-from experiments import loop, results, tables
+from experiments import loop, tables
 from experiments.cluster import first_line
-from experiments.machine import Machine, resolve_threads
-from experiments.metrics import macro_recall
+from experiments.machine import Machine, limit_memory, resolve_threads
+from experiments.metrics import objective
 from experiments.results import RunResult
-from experiments.tracking import Run
-from finetune.plan import SEARCH_EPOCHS, Search
+from finetune.plan import Search
 from finetune.recipe import Recipe, recipe_of
-from finetune.train import Arm, Context, Epoch, train
+from finetune.schedulers import FREE, NEED_STATES, SCHEDULERS, Race
+from finetune.searchers import SEARCHERS, Question, Tried
+from finetune.shelves import Keeper, SharedShelf
+from finetune.studies import Study
+from finetune.train import Arm, Context, train
+from finetune.trainee import Epoch
 
-SPACE: Mapping[str, Any] = {
-    "lr": tune.loguniform(5e-4, 1e-2),
-    "head": tune.choice(["linear", "mlp", "attention"]),
-    "balance": tune.choice(["none", "class_weight", "smote"]),
-}
-"""What every arm searches."""
-TRANSFER_SPACE: Mapping[str, Any] = {
-    "schedule": tune.choice(["frozen", "full", "gradual", "lp_ft"]),
-    "ratio": tune.loguniform(0.01, 1.0),
-}
-"""What only an arm with pretrained weights searches besides: random weights are worth neither keeping nor sparing."""
-FIRST_TRIAL: Mapping[str, Any] = {"lr": 3e-3, "head": "linear", "balance": "class_weight"}
-FIRST_TRANSFER_TRIAL: Mapping[str, Any] = {"schedule": "full", "ratio": 0.3}
 SPEED_BEATS = 4096
 SHORTEST_SEARCH_S = 20.0
 """An arm gets at least this, or its workers would hardly have started."""
-THAWED_EPOCHS = SEARCH_EPOCHS // 2
-"""No trial is judged before this epoch: until then a gradual schedule may not have thawed every stage."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study:
-    """What a tune is about, where it is recorded, and on how many workers it runs."""
-
-    name: str
-    """Unique; the `study` of each of its results."""
-    arms: tuple[Arm, ...]
-    split: Split
-    base: Context
-    seed: int
-    num_workers: int
-    machine: Machine
-    folder: Path
-    store: Path
-    tracked: Run
-    interrupted: Callable[[], bool]
-
-    def stop_if_interrupted(self) -> None:
-        """Ctrl-C is acted on at safe points only: inside Ray's own calls the exception can be lost.
-
-        Raises:
-            KeyboardInterrupt: it was pressed.
-        """
-        if self.interrupted():
-            raise KeyboardInterrupt
-
-    def context(self, stage: str) -> Context:
-        """Of the results of one stage, search or final."""
-        return replace(self.base, labels={"study": self.name, "stage": stage})
-
-    def finished(self, stage: str) -> list[RunResult]:
-        """What the store already holds."""
-        wanted = {"study": self.name, "stage": stage}
-        return [result for result in results.read(self.store) if wanted.items() <= result.config.items()]
-
-    def record(self, result: RunResult) -> None:
-        results.append(self.store, result)
-        name = f"{result.config['stage']} {result.arm} {result.part} seed {result.seed}"
-        with self.tracked.child(name, result.config, {"arm": result.arm, "badge": result.badge}) as run:
-            run.log(result.metrics | result.cost)
+RESTARTS = 2
+"""Of a trial whose worker or node was lost."""
 
 
 def measure_speed(study: Study) -> float:
@@ -114,7 +62,7 @@ def _speed(shared: tuple[Arm, Split, Context, Machine]) -> float:
 
 
 def search(study: Study, plan: Search, seconds: float) -> dict[str, Recipe]:
-    """The best recipe of each arm by validation macro recall, after `plan.num_trials` trials each.
+    """The best recipe of each arm on validation data, after `plan.num_trials` trials each.
 
     Args:
         seconds: for all arms; an arm that has had its share stops with the trials that it has finished.
@@ -122,87 +70,143 @@ def search(study: Study, plan: Search, seconds: float) -> dict[str, Recipe]:
     Raises:
         ValueError: every trial of an arm failed.
     """
+    shelf = SharedShelf(Keeper.remote())  # pyright: ignore[reportAttributeAccessIssue]
     return {
-        arm.name: _search_arm(study, plan, arm, max(seconds / len(study.arms), SHORTEST_SEARCH_S)) for arm in study.arms
+        arm.name: _search_arm(study, plan, arm, shelf, max(seconds / len(study.arms), SHORTEST_SEARCH_S))
+        for arm in study.arms
     }
 
 
-def _search_arm(study: Study, plan: Search, arm: Arm, time_budget_s: float) -> Recipe:
-    done = [result for result in study.finished("search") if result.arm == arm.name]
-    missing = plan.num_trials - len(done)
+def _search_arm(study: Study, plan: Search, arm: Arm, shelf: SharedShelf, time_budget_s: float) -> Recipe:
+    missing = plan.num_trials - len(study.searched(arm)) - len(study.failures(arm))
     if missing > 0:
-        part = subset(study.split.train, plan.num_beats, study.seed)
-        split = replace(study.split.without_test(), train=part)
-        context = study.context("search")
-        recorder = Recorder(study, arm, plan, len(done))
-        tuner = tune.Tuner(
-            tune.with_parameters(
-                _trial, arm=arm, split=split, plan=plan, seed=study.seed, context=context, machine=study.machine
-            ),
-            param_space=dict(_space(arm)),
-            tune_config=tune.TuneConfig(
-                metric="macro_recall",
-                mode="max",
-                search_alg=_optuna(study, arm, done),
-                scheduler=ASHAScheduler(max_t=plan.num_epochs, grace_period=THAWED_EPOCHS, reduction_factor=3),
-                time_budget_s=time_budget_s,
-                num_samples=missing,
-                max_concurrent_trials=study.num_workers,
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(
-                name=arm.name, storage_path=str(study.folder / "ray"), verbose=0, callbacks=[recorder]
-            ),
-        )
-        tuner.fit()
-        done = [result for result in study.finished("search") if result.arm == arm.name]
+        _run_trials(study, plan, arm, shelf, missing, time_budget_s)
+    done = study.searched(arm)
     if not done:
-        raise ValueError(f"no trial of the arm {arm.name} has finished: they failed, or the time was too short")
-    return recipe_of(max(done, key=lambda result: result.metrics["macro_recall"]))
+        why = next((f": {failure['why']}" for failure in study.failures(arm)), ", or the time was too short")
+        raise ValueError(f"no trial of the arm {arm.name} has finished: they failed{why}")
+    return recipe_of(study.best(done))
 
 
-def _space(arm: Arm) -> Mapping[str, Any]:
-    return SPACE if arm.checkpoint is None else {**SPACE, **TRANSFER_SPACE}
+def _run_trials(study: Study, plan: Search, arm: Arm, shelf: SharedShelf, missing: int, time_budget_s: float) -> None:
+    part = subset(study.split.train, plan.num_beats, study.seed)
+    split = replace(study.split.without_test(), train=part)
+    keeps_states = study.scheduler in NEED_STATES or study.shares_disk
+    trial = tune.with_parameters(
+        _trial,
+        arm=arm,
+        split=split,
+        base=replace(study.base_recipe, epochs=plan.num_epochs),
+        seed=study.seed,
+        context=study.context("search"),
+        machine=study.machine,
+        objectives=study.objectives,
+        shelf=shelf,
+        keeps_states=keeps_states,
+        num_bytes=study.trial_bytes,
+    )
+    at_once = 0 if study.scheduler in NEED_STATES else study.num_workers
+    race = Race(num_epochs=plan.num_epochs, grace_epochs=plan.grace_epochs, space=study.space)
+    tune.Tuner(
+        tune.with_resources(trial, dict(study.resources)),
+        tune_config=tune.TuneConfig(
+            metric="objective",
+            mode="max",
+            search_alg=SEARCHERS[study.searcher](_question(study, arm)),
+            scheduler=SCHEDULERS[study.scheduler](race),
+            time_budget_s=time_budget_s,
+            num_samples=missing,
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=arm.name,
+            storage_path=str(study.folder / "ray"),
+            verbose=0,
+            callbacks=[Recorder(study, arm, plan)],
+            failure_config=tune.FailureConfig(max_failures=RESTARTS),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1 if study.scheduler not in NEED_STATES else None),
+        ),
+    ).fit()
+    shutil.rmtree(study.folder / "ray" / arm.name, ignore_errors=True)
 
 
-def _optuna(study: Study, arm: Arm, done: Sequence[RunResult]) -> OptunaSearch:
-    """TPE that starts from the trials already done, or else from a sensible first one.
+def _question(study: Study, arm: Arm) -> Question:
+    """The seed depends on how many are done: a resumed search does not draw the same points again."""
+    done = study.searched(arm)
+    return Question(
+        space=study.space,
+        facts=arm.facts,
+        num_objectives=len(study.objectives),
+        seed=loop.mix(study.seed, f"search {arm.name}", len(done)) % 2**32,
+        tried=[_tried(study, result) for result in done],
+        prior=[_tried(study, result) for result in study.prior if result.arm == arm.name],
+    )
 
-    The seed depends on how many are done: a resumed search does not draw the same points again.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    names = _space(arm)
-    first = FIRST_TRIAL if arm.checkpoint is None else {**FIRST_TRIAL, **FIRST_TRANSFER_TRIAL}
-    points = [{name: result.config[name] for name in names} for result in done] or [dict(first)]
-    rewards = [result.metrics["macro_recall"] for result in done] or None
-    seed = loop.mix(study.seed, f"search {arm.name}", len(done)) % 2**32
-    return OptunaSearch(points_to_evaluate=points, evaluated_rewards=rewards, seed=seed)
+
+def _tried(study: Study, result: RunResult) -> Tried:
+    return Tried(config=result.config, values=study.values(np.array(result.confusion)))
 
 
 def _trial(
-    config: dict[str, Any], arm: Arm, split: Split, plan: Search, seed: int, context: Context, machine: Machine
+    config: dict[str, Any],
+    arm: Arm,
+    split: Split,
+    base: Recipe,
+    seed: int,
+    context: Context,
+    machine: Machine,
+    objectives: tuple[str, ...],
+    shelf: SharedShelf,
+    keeps_states: bool,
+    num_bytes: int,
 ) -> None:
-    """One trial, in a worker: after every epoch reports the one that would be kept."""
+    """One trial, in a worker: after every epoch reports the one that would be kept. What fails, fails alone."""
     resolve_threads(machine.threads)
+    limit_memory(num_bytes)
+    measures = [objective(name, context.classes) for name in objectives]
+    last: dict[str, Any] = {}
 
-    def report(epoch: Epoch) -> None:
-        tune.report(
-            {
-                "macro_recall": float(macro_recall(epoch.kept_confusion)),
-                "confusion": epoch.kept_confusion.tolist(),
-                "beats": epoch.beats,
-            }
-        )
+    def note(epoch: Epoch) -> None:
+        values = [float(measure(epoch.kept_confusion)) for measure in measures]
+        last.update(objective=values[0], objectives=values, confusion=epoch.kept_confusion.tolist(), beats=epoch.beats)
+        if not keeps_states:
+            tune.report(dict(last))
 
-    train(arm, split, Recipe(**config, epochs=plan.num_epochs), seed, context, machine, on_epoch=report)
+    def hand_over(state: Path) -> None:
+        tune.report(dict(last), checkpoint=tune.Checkpoint.from_directory(state.parent))
+
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder) / "trial.state" if keeps_states else None
+        before = tune.get_checkpoint() if keeps_states else None
+        if before is not None:
+            before.to_directory(folder)
+        try:
+            train(
+                arm,
+                split,
+                replace(base, **config),
+                seed,
+                context,
+                machine,
+                state_file=state,
+                resume=before is not None,
+                on_epoch=note,
+                saved=hand_over if keeps_states else None,
+                shelf=shelf,
+                free=FREE,
+            )
+        except (ValueError, MemoryError, RuntimeError) as error:
+            why = " ".join(str(error).split()) or type(error).__name__
+            tune.report({"objective": 0.0, "failed": why})
 
 
 class Recorder(tune.Callback):
     """Writes each finished trial to the store, from the driver alone."""
 
-    def __init__(self, study: Study, arm: Arm, plan: Search, num_done: int) -> None:
-        self.study, self.arm, self.plan, self.num_done = study, arm, plan, num_done
-        self.best = max((r.metrics["macro_recall"] for r in study.finished("search") if r.arm == arm.name), default=0.0)
+    def __init__(self, study: Study, arm: Arm, plan: Search) -> None:
+        self.study, self.arm, self.plan = study, arm, plan
+        self.first_objective = study.objectives[0]
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles its callbacks along with an experiment; this one is only ever made anew."""
@@ -215,20 +219,40 @@ class Recorder(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
         last = trial.last_result
-        recipe = Recipe(**trial.config, epochs=self.plan.num_epochs)
+        if "confusion" not in last:
+            self._leave_out(trial, last.get("failed", "no epoch was finished"))
+            return
+        recipe = replace(self.study.base_recipe, **trial.config, epochs=self.plan.num_epochs)
         cost = {"beats": last["beats"], "seconds": last["time_total_s"], "epochs": last["training_iteration"]}
-        context, confusion = self.study.context("search"), np.array(last["confusion"])
+        context, confusion = self.study.context("search", trial=trial.trial_id), np.array(last["confusion"])
         result = context.result(self.arm, recipe, self.study.seed, "validation", confusion, cost)
         self.study.record(result)
-        self.num_done += 1
-        recall = result.metrics["macro_recall"]
-        self.best = max(self.best, recall)
+        done = self.study.searched(self.arm)
+        values = [self.study.values(np.array(one.confusion))[0] for one in done]
         tables.say(
-            f"search {self.arm.name} {self.num_done}/{self.plan.num_trials} · macro recall {recall:.3f} "
-            f"(best {self.best:.3f}) · {recipe} · epoch {cost['epochs']} of {recipe.epochs} · "
+            f"search {self.arm.name} {len(done)}/{self.plan.num_trials} · {self.first_objective.replace('_', ' ')} "
+            f"{values[-1]:.3f} (best {max(values):.3f}) · {recipe} · epoch {cost['epochs']} of {recipe.epochs} · "
             f"{tables.duration(cost['seconds'])}"
         )
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
-        tables.say(f"search {self.arm.name}: a trial failed and is left out · {trial.config} · see {trial.local_path}")
+        self._leave_out(trial, _reason(trial))
+
+    def _leave_out(self, trial: Any, why: str) -> None:
+        self.study.fail(self.arm, trial.config, why)
+        tables.say(f"search {self.arm.name}: a trial failed and is left out · {why} · {_in_words(trial.config)}")
+
+
+def _reason(trial: Any) -> str:
+    """The last line of what Ray knows of a trial whose worker was lost again and again."""
+    try:
+        lines = Path(trial.error_file).read_text().strip().splitlines()
+    except (OSError, TypeError):
+        lines = []
+    return lines[-1].strip() if lines else "its worker was lost"
+
+
+def _in_words(config: Mapping[str, Any]) -> str:
+    shown = (f"{value:.3g}" if isinstance(value, float) else str(value) for value in config.values())
+    return ", ".join(f"{name} {value}" for name, value in zip(config, shown, strict=True))

@@ -26,6 +26,8 @@ ENCODERS = {
     "cnn2d": Architecture("models.cnn2d:Cnn2d", "2D CNN on an image"),
 }
 """Our own."""
+HEAD = "head"
+"""The name of a classifier's last stage."""
 DEFAULT_ENCODER = "resnet1d"
 
 LIBRARIES = {

@@ -7,10 +7,9 @@ import torch
 from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 
+from models import HEAD
 from models.encoder import Encoder
 
-HEAD = "head"
-"""The name of a classifier's last stage."""
 BATCHNORMS = ("stage", "still", "moving")
 """The encoder's running statistics: moving in stages of which something learns, nowhere, or everywhere, frozen or not
 (adaptive BatchNorm, Li et al. 2016, arXiv 1603.04779)."""

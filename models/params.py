@@ -10,8 +10,9 @@ from typing import Any
 from torch import nn
 from torch.optim import AdamW, Optimizer
 
+from models import HEAD
 from models.adapters import LowRank
-from models.heads import HEAD, Classifier
+from models.heads import Classifier
 
 NORMALISATIONS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 KINDS = ("weight", "bias", "norm_weight", "norm_bias", "adapter")

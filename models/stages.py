@@ -10,8 +10,8 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from models import HEAD
 from models.encoder import Encoder, EncoderSpec, Step
-from models.heads import HEAD
 
 TAKEN_APART = ("blocks", "stages", "layers", "encoder")
 """Names that libraries give to a list of equal parts, each of which is a stage."""

@@ -19,7 +19,8 @@ from data.synthetic import synthetic_arrhythmia
 from experiments import loop
 from experiments.machine import Machine, resolve_precision, resolve_threads
 from finetune.recipe import Recipe
-from finetune.train import Arm, FineTuning, ignore
+from finetune.train import Arm
+from finetune.trainee import FineTuning
 from models.encoder import EncoderSpec
 
 BATCH_SIZE = 256
@@ -44,9 +45,9 @@ def bare(split: Split) -> float:
 
 def ours(split: Split, machine: Machine) -> float:
     """The loop behind `python -m finetune train`, without augmentation: beats per second."""
-    recipe = Recipe(balance="none", augment=False, epochs=1, batch_size=BATCH_SIZE)
+    recipe = Recipe(balance="none", augment="none", epochs=1, batch_size=BATCH_SIZE)
     model = ARM.build("linear", split.train.num_classes, 0)
-    tuning = FineTuning(model, split, recipe, 0, machine.device, ignore)
+    tuning = FineTuning(model, split, recipe, 0, machine)
     start = time.perf_counter()
     loop.run(tuning, loop.Settings(num_epochs=1, seed=0, machine=machine))
     return len(split.train) / (time.perf_counter() - start)

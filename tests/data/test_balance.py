@@ -73,7 +73,7 @@ def test_counts_before_and_after(name: str) -> None:
 @pytest.mark.parametrize("name", BALANCES)
 def test_how_to_weigh_and_draw(name: str) -> None:
     balanced = BALANCES[name](BEATS, 0)
-    assert (balanced.class_weights is not None) == (name == "class_weight")
+    assert balanced.weighted == (name == "class_weight")
     assert balanced.balanced_batches == (name == "balanced_batches")
 
 

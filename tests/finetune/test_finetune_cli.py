@@ -23,7 +23,7 @@ experiments.results.STORE = Path({store!r})
 """
 INTERRUPTED_HALF_WAY = """
 import os, signal
-from finetune.train import FineTuning
+from finetune.trainee import FineTuning
 
 before_step = FineTuning.before_step
 pending = [1]

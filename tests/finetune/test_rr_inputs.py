@@ -15,14 +15,15 @@ from data.synthetic import synthetic_arrhythmia
 from experiments.machine import Machine
 from finetune.intervals import COLUMNS, beside
 from finetune.recipe import Recipe
-from finetune.train import Arm, Context, FineTuning, evaluate, ignore, to_checkpoint, train
+from finetune.train import Arm, Context, to_checkpoint, train
+from finetune.trainee import FineTuning, evaluate
 from models.checkpoint import load, restore_classifier, save
 from models.encoder import EncoderSpec
 from models.heads import HEADS
 
 SPEC = EncoderSpec(name="resnet1d", options={"width": 2, "kernel": 3})
 CONTEXT = Context(dataset="synthetic", protocol="beat-random", badge="beat-random", classes=("N", "S", "V", "F", "Q"))
-RECIPE = Recipe(epochs=1, batch_size=32, augment=False)
+RECIPE = Recipe(epochs=1, batch_size=32, augment="none")
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_every_balance_keeps_them_beside_their_beats(balance: str, split: Split)
     model = Arm(name="scratch", spec=SPEC).build("linear", 5, 0, len(COLUMNS["all"]))
     recipe = replace(RECIPE, balance=balance, intervals="all")
     mixed = replace(split.train, target=(torch.arange(len(split.train)) % 4 == 0).long())
-    tuning = FineTuning(model, replace(split, train=mixed), recipe, 0, "cpu", ignore)
+    tuning = FineTuning(model, replace(split, train=mixed), recipe, 0, Machine())
     assert tuning.intervals is not None and tuning.intervals.shape == (len(tuning.signal), len(RATIOS))
     assert tuning.loss(tuning.batches(0)[0]).isfinite()
 

@@ -10,19 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
-import finetune.train as training
+import finetune.trainee as training
 import models
 from data.balance import BALANCES
 from data.beats import Beats
 from data.split import Split
 from data.synthetic import synthetic_arrhythmia
 from experiments.machine import Machine
+from finetune.activations import Boundary
 from finetune.recipe import Recipe
 from finetune.schedules import SCHEDULES
-from finetune.train import Arm, Context, Epoch, FineTuning, Trained, evaluate, to_checkpoint, train
+from finetune.train import Arm, Context, Trained, to_checkpoint, train
+from finetune.trainee import Epoch, FineTuning, evaluate
 from models.checkpoint import load, restore_classifier, save, weights_of
 from models.encoder import EncoderSpec
-from models.heads import HEADS
+from models.heads import HEADS, Classifier
 from tests.samples import checkpoint_of
 
 SPEC = EncoderSpec(name="resnet1d", options={"width": 4, "kernel": 3})
@@ -87,6 +89,7 @@ def test_every_schedule_trains_what_it_says(schedule: str, name: str, split: Spl
     head, fresh = trained.model.head, arm.build("linear", 5, 0).head
     assert any(not torch.equal(new, old) for new, old in zip(head.parameters(), fresh.parameters(), strict=True))
     assert len(trained.curve) == 2
+    assert set(after) == set(before)
 
 
 @pytest.mark.parametrize("balance", BALANCES)
@@ -106,7 +109,7 @@ def test_every_balance_trains_and_is_counted(balance: str, split: Split) -> None
 def test_only_balanced_batches_hold_equal_shares(balance: str, split: Split) -> None:
     split = replace(split, train=synthetic_arrhythmia(1000, 0))
     model = make_arm("scratch").build("linear", 5, 0)
-    tuning = FineTuning(model, split, replace(RECIPE, balance=balance, batch_size=100), 0, "cpu", training.ignore)
+    tuning = FineTuning(model, split, replace(RECIPE, balance=balance, batch_size=100), 0, Machine())
     shares = torch.stack([torch.bincount(tuning.target[batch], minlength=5) for batch in tuning.batches(0)])
     assert bool((shares.amax(1) - shares.amin(1) <= 1).all()) is (balance == "balanced_batches")
     epochs = [torch.cat(list(tuning.batches(epoch))) for epoch in (0, 0, 1)]
@@ -150,7 +153,7 @@ def test_arms_share_head_and_batches_by_seed(head: str, split: Split) -> None:
     first, second, third = (weights_of(model.head) for model in (transfer, scratch, other))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert any(not torch.equal(first[key], third[key]) for key in first)
-    tunings = [FineTuning(model, split, RECIPE, 0, "cpu", training.ignore) for model in (transfer, scratch)]
+    tunings = [FineTuning(model, split, RECIPE, 0, Machine()) for model in (transfer, scratch)]
     one, two = (torch.cat(list(tuning.batches(1))) for tuning in tunings)
     assert torch.equal(one, two)
 
@@ -166,14 +169,18 @@ def test_the_latest_epoch_near_the_best_by_validation_is_restored(
     """Of 50 beats, 45 and 44 right are within a standard error (2.1) of each other, 45 and 40 are not."""
     seen: list[dict[str, Tensor]] = []
 
-    def scripted(model: torch.nn.Module, beats: Beats, intervals: str) -> np.ndarray:
+    def watched(model: Classifier, beats: Beats, intervals: str, _at: Boundary | None) -> Tensor:
         assert beats is split.validation and intervals == "none"
-        hit = hits[len(seen)]
         seen.append(weights_of(model))
+        return torch.zeros(len(beats), 2)
+
+    def scripted(_logits: Tensor, _beats: Beats) -> np.ndarray:
+        hit = hits[len(seen) - 1]
         return np.array([[hit, 50 - hit], [0, 50]])
 
     epochs: list[Epoch] = []
-    monkeypatch.setattr(training, "evaluate", scripted)
+    monkeypatch.setattr(training, "predict", watched)
+    monkeypatch.setattr(training, "confusion_of", scripted)
     context = replace(CONTEXT, classes=("N", "S"))
     recipe = replace(RECIPE, epochs=len(hits))
     trained = train(make_arm("scratch"), split, recipe, 0, context, Machine(), on_epoch=epochs.append)
@@ -189,18 +196,34 @@ def test_a_class_weight_reaches_the_loss(split: Split) -> None:
     losses = {}
     for balance in ("none", "class_weight"):
         model = make_arm("scratch").build("linear", 5, 0)
-        recipe = replace(RECIPE, balance=balance, augment=False)
-        tuning = FineTuning(model, split, recipe, 0, "cpu", training.ignore)
+        recipe = replace(RECIPE, balance=balance, augment="none")
+        tuning = FineTuning(model, split, recipe, 0, Machine())
         with torch.no_grad():
             losses[balance] = tuning.loss(torch.arange(60, 120)).item()
     assert losses["none"] != losses["class_weight"]
 
 
-@pytest.mark.parametrize("augmented", [True, False])
-def test_beats_are_augmented_where_the_recipe_says_so_and_only_then(augmented: bool, split: Split) -> None:
+@pytest.mark.parametrize(
+    ("augment", "schedule", "augmented"),
+    [
+        ("always", "full", True),
+        ("always", "frozen", True),
+        ("thawed", "full", True),
+        ("thawed", "first", True),
+        ("thawed", "norm_only", True),
+        ("thawed", "frozen", False),
+        ("thawed", "top", False),
+        ("none", "full", False),
+    ],
+)
+def test_beats_are_augmented_where_the_recipe_says_so_and_only_then(
+    augment: str, schedule: str, augmented: bool, split: Split
+) -> None:
     given = split.train.signal.clone()
     model = make_arm("scratch").build("linear", 5, 0)
-    tuning = FineTuning(model, split, replace(RECIPE, augment=augmented), 0, "cpu", training.ignore)
+    tuning = FineTuning(model, split, replace(RECIPE, augment=augment, schedule=schedule), 0, Machine())
+    tuning.before_step(0.0)
+    model.eval()  # no dropout, no batch statistics: whatever differs is in the beats
     losses = set()
     for seed in (1, 2):
         torch.manual_seed(seed)

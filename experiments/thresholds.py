@@ -1,0 +1,135 @@
+"""Alarms that find a wanted share of each class, by thresholds set on validation data.
+
+Each class stands against the rest: a beat raises an alarm for every class whose probability reaches that class's
+threshold, so for none or for several.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Thresholds:
+    """
+    Raises:
+        ValueError: `floor` is not above 0 and at most 1.
+    """
+
+    floor: float
+    """The share of each class's validation beats that had to be found."""
+    values: tuple[float | None, ...]
+    """One for each class; None where validation had no beat of it, and so no alarm is ever raised."""
+
+    def __post_init__(self) -> None:
+        _check_floor(self.floor)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"floor": self.floor, "values": list(self.values)}
+
+    @classmethod
+    def from_json(cls, content: Any) -> Self:
+        """Rebuild what `to_json` gave.
+
+        Raises:
+            ValueError: something else.
+        """
+        if not isinstance(content, dict) or content.keys() != {"floor", "values"}:
+            raise ValueError("not recorded thresholds: they have floor and values")
+        floor, values = content["floor"], content["values"]
+        if not (_is_number(floor) and isinstance(values, list)):
+            raise ValueError("not recorded thresholds: their floor is a number, their values are a list")
+        if not all(value is None or _is_number(value) for value in values):
+            raise ValueError("not recorded thresholds: each value is a finite number or null")
+        return cls(floor=floor, values=tuple(values))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Alarms:
+    """What one class's threshold does to scored beats."""
+
+    recall: float
+    """Share of the class's beats that raise its alarm; NaN where there are none."""
+    precision: float
+    """Share of the alarms that are right; NaN where there are none."""
+    num_alarms: int
+    support: int
+    """Beats of the class."""
+
+
+def fit_thresholds(probabilities: ArrayLike, target: ArrayLike, floor: float) -> Thresholds:
+    """For each class the highest threshold at which at least a share `floor` of its beats raise an alarm.
+
+    It is the probability of one of those beats, and the share is exact: where beats tie, all of them raise the alarm.
+
+    Args:
+        probabilities: (num_beats, num_classes).
+        target: integers (num_beats,) in [0, num_classes).
+
+    Raises:
+        ValueError: `floor` is not above 0 and at most 1; the shapes do not fit or are empty; a probability is not
+            finite; a class is out of range.
+    """
+    _check_floor(floor)
+    probability_BC, target_B = _checked(probabilities, target)
+    values = (_highest(probability_BC[target_B == label, label], floor) for label in range(probability_BC.shape[1]))
+    return Thresholds(floor=float(floor), values=tuple(values))
+
+
+def alarms(thresholds: Thresholds, probabilities: ArrayLike, target: ArrayLike) -> list[Alarms]:
+    """What each class's threshold does to these beats, in the order of the classes.
+
+    Args:
+        probabilities: (num_beats, num_classes).
+        target: integers (num_beats,) in [0, num_classes).
+
+    Raises:
+        ValueError: the shapes do not fit or are empty; a probability is not finite; a class is out of range.
+    """
+    probability_BC, target_B = _checked(probabilities, target)
+    num_classes = probability_BC.shape[1]
+    if len(thresholds.values) != num_classes:
+        raise ValueError(f"{len(thresholds.values)} thresholds do not fit probabilities of {num_classes} classes")
+    raised_BC = probability_BC >= [np.inf if value is None else value for value in thresholds.values]
+    true_BC = target_B[:, None] == np.arange(num_classes)
+    hits, num_alarms, support = ((raised_BC & true_BC).sum(0), raised_BC.sum(0), true_BC.sum(0))
+    recall, precision = (hits / np.where(total > 0, total, np.nan) for total in (support, num_alarms))
+    columns = (recall.tolist(), precision.tolist(), num_alarms.tolist(), support.tolist())
+    return [Alarms(recall=r, precision=p, num_alarms=a, support=s) for r, p, a, s in zip(*columns, strict=True)]
+
+
+def _highest(own: NDArray[np.float64], floor: float) -> float | None:
+    """The threshold of a class from its own beats' probabilities (num_beats,)."""
+    if not own.size:
+        return None
+    # Divided as recall is, so that both round alike: .07 × 100 is more than 7, but 7 / 100 is .07.
+    found = np.arange(1, own.size + 1) / own.size
+    return float(np.sort(own)[::-1][np.searchsorted(found, floor)])
+
+
+def _checked(probabilities: ArrayLike, target: ArrayLike) -> tuple[NDArray[np.float64], NDArray]:
+    probability_BC, target_B = np.asarray(probabilities, np.float64), np.asarray(target)
+    if probability_BC.ndim != 2 or target_B.shape != probability_BC.shape[:1]:
+        raise ValueError(
+            f"expected (num_beats, num_classes) probabilities and (num_beats,) targets, got shapes "
+            f"{probability_BC.shape}, {target_B.shape}"
+        )
+    if not probability_BC.size:
+        raise ValueError(f"no beats to set or try thresholds on: probabilities have shape {probability_BC.shape}")
+    if not np.isfinite(probability_BC).all():
+        raise ValueError("a probability is not finite")
+    low, high, num_classes = target_B.min(), target_B.max(), probability_BC.shape[1]
+    if not (low >= 0 and high < num_classes):
+        raise ValueError(f"target has classes {low} to {high}, expected 0 to {num_classes - 1}")
+    return probability_BC, target_B
+
+
+def _check_floor(floor: float) -> None:
+    if not 0 < floor <= 1:
+        raise ValueError(f"recall floor {floor}: above 0 and at most 1 is needed")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(np.isfinite(value))

@@ -1,0 +1,62 @@
+"""Search spaces as the rest of fine-tuning needs them: held against the recipe, drawn by Optuna, met in old results."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+import models
+from experiments.results import RunResult
+from experiments.space import Dimension, Space
+from finetune.recipe import Recipe
+from finetune.train import Arm, Context
+
+PLANNED = ("epochs", "validate_every", "recall_floor")
+"""Not searched: the plan and the user decide them."""
+
+
+def checked(name: str, fixed: Recipe, arm: Arm) -> Space:
+    """The space of that name or file, without what is fixed.
+
+    Raises:
+        ValueError: it searches what a recipe does not have, or values that a recipe or the arm's encoder refuses.
+    """
+    space = Space.load(name)
+    stages = list(models.build(arm.spec).stages)
+    for dimension in space.dimensions:
+        try:
+            _check(dimension, stages)
+        except ValueError as error:
+            raise ValueError(f"space {space.name}, dimension {dimension.name}: {error}") from None
+    named = {dimension.name for dimension in space.dimensions}
+    return space.with_fixed(**{name: value for name, value in fixed.changed().items() if name in named})
+
+
+def _check(dimension: Dimension, stages: Sequence[str]) -> None:
+    usual = asdict(Recipe())
+    if dimension.name not in usual or dimension.name in PLANNED:
+        choices = ", ".join(name for name in usual if name not in PLANNED)
+        raise ValueError(f"a recipe has no such choice; choose from {choices}")
+    for value in dimension.choices or (dimension.low, dimension.high):
+        default = usual[dimension.name]
+        if isinstance(default, int) and not isinstance(value, int):
+            raise ValueError(f"{value!r} is not a whole number")
+        if isinstance(default, float) and isinstance(value, str | bool):
+            raise ValueError(f"{value!r} is not a number")
+        replace(Recipe(), **{dimension.name: value}).check()
+        if dimension.name in ("num_stages", "stage") and isinstance(value, int) and value > len(stages):
+            raise ValueError(f"{value} is more than the encoder's {len(stages)} stages ({', '.join(stages)})")
+
+
+def earlier(recorded: Sequence[RunResult], arm: Arm, base: Context, space: Space) -> list[RunResult]:
+    """Trials of other studies that this one may learn from: same data, split, classes and encoder, within the space.
+
+    The control has random weights of the same architecture.
+    """
+    return [
+        result
+        for result in recorded
+        if result.config.get("stage") == "search"
+        and (result.dataset, result.protocol, tuple(result.classes)) == (base.dataset, base.protocol, base.classes)
+        and result.config["arch"] == arm.spec.label
+        and result.encoder in (arm.encoder_hash, None)
+        and space.accepts(result.config, {"pretrained": result.encoder is not None})
+    ]
