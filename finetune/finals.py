@@ -18,7 +18,7 @@ from experiments.machine import Machine, resolve_threads
 from experiments.results import RunResult
 from finetune.plan import Finals
 from finetune.recipe import Recipe
-from finetune.shelves import Keeper, SharedShelf
+from finetune.shelves import SharedShelf
 from finetune.studies import Study
 from finetune.train import Arm, Context, to_checkpoint, train
 from finetune.trainee import evaluate
@@ -70,7 +70,7 @@ def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats,
     train_part = subset(study.split.train, plan.num_beats, study.seed)
     split = replace(study.split.without_test(), train=train_part)
     context, shared_split, shared_test = study.context("final"), ray.put(split), ray.put(test)
-    shelf = SharedShelf(Keeper.remote())  # pyright: ignore[reportAttributeAccessIssue]
+    shelf = SharedShelf.start()
     started = ((final, run_final(final, context, shared_split, shared_test, study.machine, shelf)) for final in left)
 
     def stop_in_time() -> None:

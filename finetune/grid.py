@@ -14,7 +14,7 @@ from finetune.finals import Final, name_of, run_final
 from finetune.groups import Group, cell_of
 from finetune.plan import validation_size, with_enough_steps
 from finetune.recipe import Recipe
-from finetune.shelves import Keeper, SharedShelf
+from finetune.shelves import SharedShelf
 from finetune.train import Arm, Context
 
 
@@ -76,7 +76,7 @@ def _start(grid: Grid) -> Iterator[tuple[Final, ray.ObjectRef]]:
     done = {cell_of(result) for result in grid.done() if result.part == "test"}
     pairs = [(group, arm) for group in grid.groups for arm in group.arms]
     test = None
-    shelf = SharedShelf(Keeper.remote())  # pyright: ignore[reportAttributeAccessIssue]
+    shelf = SharedShelf.start()
     for seed in grid.seeds:
         whole = grid.load_split(seed)
         test = ray.put(whole.load_test()) if test is None else test

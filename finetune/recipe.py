@@ -66,8 +66,20 @@ class Recipe(Freezing):
     """Alarms: each class's threshold is the highest that finds this share of its validation beats."""
 
     def __str__(self) -> str:
-        words = [f"{self.schedule}", f"ratio {self.ratio:.2g}", f"lr {self.lr:.2g}", self.head, self.balance]
-        more = ("num_stages", "stage", "layer_decay", "l2_sp", "batchnorm", "loss", "intervals", "augment", "average")
+        ratio = [] if self.schedule == "frozen" else [f"ratio {self.ratio:.2g}"]
+        words = [self.schedule, *ratio, f"lr {self.lr:.2g}", self.head, self.balance]
+        more = (
+            "num_stages",
+            "which_stage",
+            "layer_decay",
+            "l2_sp",
+            "batchnorm",
+            "loss",
+            "intervals",
+            "augment",
+            "average",
+            "weight_power",
+        )
         rest = [f"{name.replace('_', ' ')} {_short(value)}" for name, value in self.changed().items() if name in more]
         return ", ".join([*words, *rest])
 

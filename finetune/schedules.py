@@ -32,7 +32,7 @@ class Freezing:
     (low-rank)."""
     num_stages: int = 1
     """top, first: how many of the encoder's stages learn."""
-    stage: int = 1
+    which_stage: int = 1
     """single: which stage learns, counted from the input."""
     thaw_start: float = 0.5
     """lp_ft, gradual, chain_thaw: share of the training in which the head learns alone."""
@@ -82,7 +82,7 @@ def first(stages: Sequence[str], how: Freezing) -> Sequence[Phase]:
 
 def single(stages: Sequence[str], how: Freezing) -> Sequence[Phase]:
     """One stage learns (surgical fine-tuning of a block, arXiv 2210.11466)."""
-    return [_phase(0.0, [stages[how.stage - 1]])]
+    return [_phase(0.0, [stages[how.which_stage - 1]])]
 
 
 def lp_ft(stages: Sequence[str], how: Freezing) -> Sequence[Phase]:
@@ -150,7 +150,7 @@ def check(how: Freezing) -> None:
     for flag, value in {"ratio": how.ratio, "layer-decay": how.layer_decay, "thaw-interval": how.thaw_interval}.items():
         if not 0 < value <= 1:
             raise ValueError(f"--{flag} {value}: a number above 0 and at most 1 is needed")
-    for flag, count in {"num-stages": how.num_stages, "stage": how.stage}.items():
+    for flag, count in {"num-stages": how.num_stages, "which-stage": how.which_stage}.items():
         if count < 1:
             raise ValueError(f"--{flag} {count}: at least 1 is needed")
 
@@ -166,7 +166,7 @@ class Timeline:
         check(how)
         for schedules, flag, count in (
             (("top", "first"), "num-stages", how.num_stages),
-            (("single",), "stage", how.stage),
+            (("single",), "which-stage", how.which_stage),
         ):
             if how.schedule in schedules and count > len(stages):
                 raise ValueError(f"--{flag} {count}: the encoder has {len(stages)} stages ({', '.join(stages)})")

@@ -42,7 +42,7 @@ def _check(dimension: Dimension, stages: Sequence[str]) -> None:
         if isinstance(default, float) and isinstance(value, str | bool):
             raise ValueError(f"{value!r} is not a number")
         replace(Recipe(), **{dimension.name: value}).check()
-        if dimension.name in ("num_stages", "stage") and isinstance(value, int) and value > len(stages):
+        if dimension.name in ("num_stages", "which_stage") and isinstance(value, int) and value > len(stages):
             raise ValueError(f"{value} is more than the encoder's {len(stages)} stages ({', '.join(stages)})")
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import OrderedDict
+from typing import Any, Self
 
 import numpy as np
 import ray
 import torch
-from ray.actor import ActorHandle
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from torch import Tensor
+
+Packed = tuple[np.ndarray, str, list[int]]
+"""Bits as they lie in memory, type, and the order of the axes."""
 
 MOST_BYTES = 2 * 2**30
 """Of all activations on one shelf; the longest unused ones go first."""
@@ -21,7 +25,7 @@ PATIENCE_S = 30.0
 
 @ray.remote(num_cpus=0)
 class Keeper:
-    """Who knows what lies where. It owns the objects, so that they outlive the trial that made them."""
+    """Who knows what lies where. It puts the objects itself, so that they outlive the trial that made them."""
 
     def __init__(self) -> None:
         self.kept: OrderedDict[str, tuple[list[ray.ObjectRef], int]] = OrderedDict()
@@ -33,8 +37,8 @@ class Keeper:
         self.kept.move_to_end(key)
         return self.kept[key][0]
 
-    def keep(self, key: str, reference: list[ray.ObjectRef], num_bytes: int) -> None:
-        self.kept[key] = reference, num_bytes
+    def keep(self, key: str, activations: Packed) -> None:
+        self.kept[key] = [ray.put(activations)], activations[0].nbytes
         while sum(size for _, size in self.kept.values()) > MOST_BYTES and len(self.kept) > 1:
             self.kept.popitem(last=False)
 
@@ -42,8 +46,14 @@ class Keeper:
 class SharedShelf:
     """`finetune.activations.Shelf` on a Keeper. What cannot be had, as after the loss of a node, is computed anew."""
 
-    def __init__(self, keeper: ActorHandle) -> None:
+    def __init__(self, keeper: Any) -> None:
         self.keeper = keeper
+
+    @classmethod
+    def start(cls) -> Self:
+        """An empty one, as long as it or a copy of it is in use."""
+        beside_the_driver = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        return cls(Keeper.options(scheduling_strategy=beside_the_driver).remote())
 
     def take(self, key: str) -> Tensor | None:
         with contextlib.suppress(RayError):
@@ -53,11 +63,10 @@ class SharedShelf:
 
     def put(self, key: str, activations: Tensor) -> None:
         with contextlib.suppress(RayError):
-            reference = ray.put(_packed(activations), _owner=self.keeper)
-            ray.get(self.keeper.keep.remote(key, [reference], activations.nbytes))
+            ray.get(self.keeper.keep.remote(key, _packed(activations)))
 
 
-def _packed(tensor: Tensor) -> tuple[np.ndarray, str, list[int]]:
+def _packed(tensor: Tensor) -> Packed:
     """Bits, since NumPy has no bfloat16, in the order in which they lie in memory; the type; the way back."""
     order = sorted(range(tensor.ndim), key=tensor.stride, reverse=True)
     in_memory = tensor.cpu().permute(order).contiguous()

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from experiments.thresholds import Thresholds, fit_thresholds
 
 import models
 from data import OF_TRAINING, may_hold_test_beats
@@ -19,6 +18,7 @@ from experiments import loop
 from experiments.machine import Machine, seed_everything
 from experiments.metrics import recall_per_class, scores
 from experiments.results import Part, RunResult, versions
+from experiments.thresholds import Thresholds, fit_thresholds
 from finetune.activations import NoShelf, Shelf
 from finetune.intervals import COLUMNS, beside
 from finetune.recipe import Recipe

@@ -29,7 +29,7 @@ from finetune.plan import Search
 from finetune.recipe import Recipe, recipe_of
 from finetune.schedulers import FREE, NEED_STATES, SCHEDULERS, Race
 from finetune.searchers import SEARCHERS, Question, Tried
-from finetune.shelves import Keeper, SharedShelf
+from finetune.shelves import SharedShelf
 from finetune.studies import Study
 from finetune.train import Arm, Context, train
 from finetune.trainee import Epoch
@@ -70,7 +70,7 @@ def search(study: Study, plan: Search, seconds: float) -> dict[str, Recipe]:
     Raises:
         ValueError: every trial of an arm failed.
     """
-    shelf = SharedShelf(Keeper.remote())  # pyright: ignore[reportAttributeAccessIssue]
+    shelf = SharedShelf.start()
     return {
         arm.name: _search_arm(study, plan, arm, shelf, max(seconds / len(study.arms), SHORTEST_SEARCH_S))
         for arm in study.arms

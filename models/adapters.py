@@ -29,7 +29,7 @@ class LowRank(nn.Module):
 
 
 def adapt(module: nn.Module, rank: int) -> None:
-    """Put an adapter beside every linear and convolution weight within; what it computes stays the same, within rounding.
+    """Put an adapter beside every linear and convolution weight within; it computes the same, within rounding.
 
     Random numbers come from torch's global generator.
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from finetune.plan import (
     FROZEN_COST,
-    HALVING,
+    MIN_SEEDS,
     SEARCH_EPOCHS,
     SEARCH_SHARE,
     TRIALS,
@@ -40,7 +40,7 @@ def epoch(num_beats: int, work: Work) -> float:
 
 
 def search_cost(plan: Search, work: Work) -> float:
-    return NUM_ARMS * HALVING * plan.num_trials * plan.num_epochs * epoch(plan.num_beats, work)
+    return NUM_ARMS * plan.num_trials * plan.num_epochs * epoch(plan.num_beats, work)
 
 
 def finals_cost(plan: Finals, work: Work) -> float:
@@ -79,6 +79,32 @@ def test_a_comfortable_budget_is_kept(budget_s: float) -> None:
         <= budget_s - seconds(search_cost(search, COMFORTABLE), COMFORTABLE)
     )
     assert seconds(finals_cost(finals, COMFORTABLE), COMFORTABLE) <= budget_s
+
+
+@given(BUDGETS, WORKS, st.floats(0.1, 1))
+def test_a_scheduler_that_spends_less_gets_no_less(budget_s: float, work: Work, spends: float) -> None:
+    plan, more = plan_search(budget_s, work, NUM_ARMS), plan_search(budget_s, work, NUM_ARMS, spends=spends)
+    assert search_cost(more, work) >= search_cost(plan, work) - NUM_ARMS * SEARCH_EPOCHS * max(TRIALS)
+
+
+@given(BUDGETS, WORKS, st.floats(0, 60), st.integers(0, 9))
+def test_scratch_plus_has_the_epochs_that_pretraining_would_have_bought(
+    budget_s: float, work: Work, extra: float, seeds: int
+) -> None:
+    planned = plan_finals(budget_s, work, NUM_ARMS, extra_epochs=extra)
+    asked = plan_finals(budget_s, work, NUM_ARMS, extra_epochs=extra, plus_seeds=seeds)
+    for plan in (planned, asked):
+        assert plan.plus_seeds <= plan.num_seeds
+        assert plan.plus_epochs == (plan.num_epochs + round(extra) if plan.plus_seeds else 0)
+    assert planned.plus_seeds == 0 or planned.plus_seeds >= MIN_SEEDS
+    assert asked.plus_seeds in (0, min(seeds, asked.num_seeds))
+
+
+def test_an_hour_affords_scratch_plus_and_ten_minutes_do_not() -> None:
+    hour, short = (plan_finals(s, COMFORTABLE, NUM_ARMS, extra_epochs=24) for s in (3600, 300))
+    assert hour.plus_seeds >= 3 and hour.num_seeds == 8 and f"scratch+ on {hour.plus_seeds} of the seeds" in str(hour)
+    assert short.plus_seeds == 0 and "no scratch+" in str(short)
+    assert plan_finals(300, COMFORTABLE, NUM_ARMS, extra_epochs=24, plus_seeds=2).plus_seeds == 2
 
 
 def test_a_comfortable_budget_is_used() -> None:

@@ -25,7 +25,7 @@ GOLDEN: Mapping[str, tuple[dict[str, float | int | str], list[str]]] = {
     "full": ({}, [EVERYTHING] * 10),
     "top": ({"num_stages": 2}, ["block3 block4 head"] * 10),
     "first": ({"num_stages": 2}, ["stem block1 head"] * 10),
-    "single": ({"stage": 2}, ["block1 head"] * 10),
+    "single": ({"which_stage": 2}, ["block1 head"] * 10),
     "gradual": (
         {"thaw_start": 0.2, "thaw_interval": 0.1},
         [
@@ -173,7 +173,7 @@ def test_every_schedule_is_whole_at_any_depth(
         ({"ratio": float("nan")}, "--ratio nan"),
         ({"layer_decay": 1.1}, "--layer-decay 1.1"),
         ({"schedule": "top", "num_stages": 6}, "--num-stages 6: the encoder has 5 stages .stem, block1"),
-        ({"schedule": "single", "stage": 9}, "--stage 9: the encoder has 5 stages"),
+        ({"schedule": "single", "which_stage": 9}, "--which-stage 9: the encoder has 5 stages"),
         ({"num_stages": 0}, "--num-stages 0"),
     ],
     ids=str,

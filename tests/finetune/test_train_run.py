@@ -82,13 +82,15 @@ def test_every_schedule_trains_what_it_says(schedule: str, name: str, split: Spl
     before = start_of(arm)
     if arm.checkpoint is not None:
         assert all(torch.equal(before[key], tensor) for key, tensor in arm.checkpoint.weights.items())
-    trained = fine_tune(arm, split, replace(RECIPE, schedule=schedule, ratio=0.5))
+    trained = fine_tune(
+        arm, split, replace(RECIPE, schedule=schedule, ratio=0.5, epochs=3, thaw_start=0.1, thaw_interval=0.1)
+    )
     after = weights_of(trained.model.encoder)
     moved = {key for key in before if not torch.equal(before[key], after[key])}
     assert (moved == set()) is (schedule == "frozen")
     head, fresh = trained.model.head, arm.build("linear", 5, 0).head
     assert any(not torch.equal(new, old) for new, old in zip(head.parameters(), fresh.parameters(), strict=True))
-    assert len(trained.curve) == 2
+    assert len(trained.curve) == 3
     assert set(after) == set(before)
 
 
