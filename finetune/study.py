@@ -206,28 +206,31 @@ def _plan_and_search(flags: Tune, study: Study, notes: Notes, budget: Budget) ->
     from finetune.schedulers import SPENDS
     from finetune.tune import measure_speed, search
 
-    work = Work(
-        num_train=len(study.split.train),
-        num_validation=len(study.split.validation),
-        beats_per_s=measure_speed(study),
-        num_workers=study.num_workers,
-    )
-    study.stop_if_interrupted()
-    num_arms = len(study.arms)
-    extra = _extra_epochs(study)
+    num_arms, extra = len(study.arms), _extra_epochs(study)
 
-    def finals(left_s: float) -> Finals:
+    def measured() -> Work:
+        study.stop_if_interrupted()
+        return Work(
+            num_train=len(study.split.train),
+            num_validation=len(study.split.validation),
+            beats_per_s=measure_speed(study),
+            num_workers=study.num_workers,
+        )
+
+    def finals(left_s: float, work: Work) -> Finals:
         return plan_finals(left_s, work, num_arms, flags.seeds, flags.epochs, extra, flags.scratch_plus)
 
     if "search" not in notes.content:
+        work = measured()
         plan = plan_search(budget.left_s, work, num_arms, flags.trials, SPENDS[study.scheduler])
         notes.remember("search", asdict(plan))
-        show.plan(study, work, plan, finals(after_search_s(budget.left_s, num_arms)), budget.seconds, extra)
+        show.plan(study, work, plan, finals(after_search_s(budget.left_s, num_arms), work), budget.seconds, extra)
     best = search(study, Search(**notes.content["search"]), budget.left_s * SEARCH_AT_MOST)
     if budget.left_s <= 0:
         raise TimeoutError
     notes.content["best"] = {arm: asdict(recipe) for arm, recipe in best.items()}
-    notes.remember("finals", asdict(finals(budget.left_s)))
+    work = measured()  # what else the machine does may have changed
+    notes.remember("finals", asdict(finals(budget.left_s, work)))
 
 
 def _extra_epochs(study: Study) -> float:
