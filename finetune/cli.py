@@ -17,7 +17,6 @@ from models import DEFAULT_ENCODER
 
 if TYPE_CHECKING:
     from data.split import Split
-    from experiments.results import RunResult
     from finetune.train import Arm, Context
 
 SCRATCH = "scratch"
@@ -94,57 +93,11 @@ class Train(FineTuneFlags):
         arm = self.arm()
         out = self.out or self.default_out("" if arm.checkpoint else arm.name)
         cli.writable(out)
-        validation, test = self.fit(arm, out)
-        show_run(validation, test, out)
-        self.write({"validation": validation.to_json(), "test": test.to_json(), "file": str(out)})
+        from finetune.single import fit, show
 
-    def fit(self, arm: Arm, out: Path) -> tuple[RunResult, RunResult]:
-        """Train, test and save; the validation and the test result, both in the store."""
-        import data
-        from data.split import with_fewer_labels
-        from experiments import results, tables
-        from experiments.machine import Machine
-        from experiments.tracking import Tracker
-        from finetune.train import to_checkpoint, train
-        from finetune.trainee import evaluate
-        from models.checkpoint import save
-
-        machine = Machine.resolve(self.device, self.precision, self.threads)
-        split = data.load_split(self.data, self.protocol, self.data_folder, self.seed)
-        split = with_fewer_labels(split, self.label_fraction, self.label_draw)
-        context = self.context(split, label_fraction=self.label_fraction, label_draw=self.label_draw)
-        recipe = self.recipe
-        arm.check(split, self.data, recipe.intervals)
-        state_file = out.with_name(f"{out.name}.partial")
-        for line in (*split.train.notes, *filter(None, [arm.loaded])):
-            tables.say(line)
-        with (
-            Tracker.open(self.tracking, "finetune").run(
-                f"train {arm.name}", asdict(recipe), {"arm": arm.name, "badge": split.badge}
-            ) as tracked,
-            tables.ProgressLine(f"{arm.name} {recipe.schedule}", recipe.epochs) as listener,
-        ):
-            trained = train(
-                arm,
-                split,
-                recipe,
-                self.seed,
-                context,
-                machine,
-                state_file=state_file,
-                resume=self.resume,
-                listener=listener,
-                on_epoch=lambda epoch: tracked.log(epoch.metrics, epoch.number),
-            )
-            tables.say(f"balance {recipe.balance}: {trained.counts}")
-            save(out, to_checkpoint(trained, split.train))
-            state_file.unlink(missing_ok=True)
-            confusion = evaluate(trained.model, split.load_test(), recipe.intervals)
-            test = context.result(arm, recipe, self.seed, "test", confusion, trained.validation.cost)
-            tracked.log({f"test_{name}": value for name, value in test.metrics.items()})
-        for result in (trained.validation, test):
-            results.append(results.STORE, result)
-        return trained.validation, test
+        fitted = fit(self, arm, out)
+        show(fitted, out)
+        self.write(fitted.to_json() | {"file": str(out)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +183,8 @@ class Compare(TargetFlags):
     """Checkpoint FILES of pretrained encoders; several seeds of each pretraining say more."""
     label_fractions: tuple[float, ...] = (1.0,)
     """Shares of the training beats to learn from, stratified; seed k takes draw k."""
+    address: str | None = None
+    """Ray cluster to run on, such as HOST:6379; without it, this machine."""
     seeds: int = 3
     """Fine-tune seeds, from --seed on: each is a validation cut, a label draw, a head and a batch order of its own."""
     steps: int = 600
@@ -258,26 +213,6 @@ class Compare(TargetFlags):
     def settings(self) -> dict[str, str | int | float]:
         """What all runs of a comparison have in common; checkpoints, seeds and label fractions may join later."""
         return {"data": self.data, "protocol": self.protocol, "steps": self.steps, **asdict(self.recipe)}
-
-
-def show_run(validation: RunResult, test: RunResult, out: Path) -> None:
-    from rich.table import Table
-
-    from experiments import tables
-    from experiments.metrics import bootstrap_interval, macro_recall
-
-    table = Table(title=f"{test.arm} on {test.dataset}, seed {test.seed}, leakage {test.badge}", title_style="bold")
-    table.add_column("part")
-    for name in test.metrics:
-        table.add_column(name.replace("_", " "), justify="right")
-    for result in (validation, test):
-        table.add_row(result.part, *(f"{value:.3f}" for value in result.metrics.values()))
-    low, high = bootstrap_interval([test.confusion], macro_recall)
-    shown = tables.console()
-    shown.print(table)
-    tables.say(f"test macro recall 95 % interval {tables.interval(low, high)}, bootstrap over beats (optimistic)")
-    shown.print(tables.confusion_table(test.confusion, test.classes, "Test beats"))
-    tables.say(f"{tables.duration(test.cost['seconds'])} of training; written: {out}")
 
 
 @dataclass(frozen=True, kw_only=True)

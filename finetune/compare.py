@@ -44,10 +44,9 @@ def run_comparison(flags: Compare) -> None:
     machine = Machine(device=device, precision=resolve_precision(flags.precision, device), threads=1)
     settings = flags.settings() | asdict(machine) | {"test": first.badge, "training beats": first.train.fingerprint}
     tracker = Tracker.open(flags.tracking, "finetune")
-    num_workers = flags.threads or cluster.default_workers(device)
     with (
         tracker.run(f"compare {flags.data}", settings, {"badge": first.badge}) as tracked,
-        cluster.started(num_workers),
+        cluster.started(flags.threads or cluster.default_workers(device), flags.address),
         loop.deferred_interrupt() as interrupted,
     ):
         from finetune.grid import Grid, run_grid
@@ -61,9 +60,11 @@ def run_comparison(flags: Compare) -> None:
             context=flags.context(first, comparison=_name(flags, settings)),
             load_split=lambda seed: first if seed == flags.seed else flags.load_split(seed),
             machine=machine,
-            num_workers=num_workers,
+            num_workers=cluster.Workers.of(flags.threads, flags.address, device).number,
         )
-        tables.say(f"{grid.num_runs} runs on {num_workers} one-thread workers, {machine.precision} on {machine.device}")
+        tables.say(
+            f"{grid.num_runs} runs on {grid.num_workers} one-thread workers, {machine.precision} on {machine.device}"
+        )
         try:
             run_grid(grid, tracked, interrupted)
         except KeyboardInterrupt:

@@ -54,7 +54,7 @@ class Search:
     @property
     def grace_epochs(self) -> int:
         """No trial is judged before this epoch: until then a schedule may not have thawed every stage."""
-        return max(1, self.num_epochs // 2)
+        return max(1, round(self.num_epochs * 2 / 3))
 
     def __str__(self) -> str:
         return f"{self.num_trials} trials an arm, each at most {self.num_epochs} epochs of {self.num_beats:,} beats"

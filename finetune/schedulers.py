@@ -75,5 +75,5 @@ SCHEDULERS: Mapping[str, Callable[[Race], TrialScheduler]] = {
 }
 NEED_STATES = ("hyperband", "pbt")
 """Pause trials, or give one's weights to another: through files that every node has to see."""
-SPENDS = {"asha": 0.7, "fifo": 1.0, "median": 0.8, "hyperband": 0.7, "pbt": 1.0}
+SPENDS = {"asha": 0.8, "fifo": 1.0, "median": 0.8, "hyperband": 0.7, "pbt": 1.0}
 """Share of a search's full cost that is spent."""

@@ -14,7 +14,8 @@ HEAVY = ("torch", "ray", "mlflow", "polars", "pyarrow", "sklearn", "imblearn", "
 ONLY_IN = {
     "ray": (
         *("experiments/cluster.py", "pretrain/compare.py", "pretrain/distributed.py"),
-        *("finetune/tune.py", "finetune/finals.py", "finetune/grid.py"),
+        *("finetune/tune.py", "finetune/finals.py", "finetune/grid.py", "finetune/searchers.py"),
+        *("finetune/schedulers.py", "finetune/shelves.py"),
     ),
     "mlflow": ("experiments/tracking.py",),
 }
@@ -122,6 +123,7 @@ def test_nothing_of_the_project_is_installed() -> None:
         ("finetune", "train"),
         ("finetune", "tune"),
         ("finetune", "compare"),
+        ("finetune", "schedule"),
     ],
     ids=" ".join,
 )

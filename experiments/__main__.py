@@ -1,0 +1,4 @@
+from experiments import cli
+from experiments.commands import COMMANDS
+
+cli.main("experiments", COMMANDS)
