@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from math import isnan
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -14,7 +14,8 @@ from data.split import with_fewer_labels
 from experiments import results, tables
 from experiments.machine import Machine
 from experiments.metrics import bootstrap_interval, macro_recall
-from experiments.thresholds import alarms
+from experiments.results import RunResult
+from experiments.thresholds import Alarms, Thresholds, alarms
 from experiments.tracking import Tracker
 from finetune.train import Arm, to_checkpoint, train
 from finetune.trainee import confusion_of, predict
