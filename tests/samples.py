@@ -1,9 +1,18 @@
-"""What several tests make: small checkpoints, and the reading of a refusal."""
+"""What several tests make: small checkpoints and studies, and the reading of a refusal."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from torch import nn
 
+from data.split import Split
+from experiments.machine import Machine
+from experiments.space import Space
+from experiments.tracking import Run
+from finetune.recipe import Recipe
+from finetune.studies import Study
+from finetune.train import Arm, Context
 from models.checkpoint import Checkpoint, weights_of
 from models.encoder import EncoderSpec
 
@@ -23,6 +32,30 @@ def checkpoint_of(
         head=head,
         classes=("N", "S", "V", "F", "Q") if head else (),
     )
+
+
+def study_of(*, arms: tuple[Arm, ...], split: Split, folder: Path, space: Space, **more: Any) -> Study:
+    """A study that is tracked nowhere and recorded in its folder."""
+    base = Context(dataset="d", protocol=split.protocol, badge=split.badge, classes=split.train.classes)
+    usual: dict[str, Any] = {
+        "name": "study",
+        "base": base,
+        "base_recipe": Recipe(),
+        "objectives": ("macro_recall",),
+        "searcher": "tpe",
+        "scheduler": "fifo",
+        "prior": (),
+        "seed": 0,
+        "num_workers": 2,
+        "resources": {"cpu": 1},
+        "shares_disk": True,
+        "machine": Machine(),
+        "trial_bytes": 2**33,
+        "store": folder / "results.jsonl",
+        "tracked": Run(),
+        "interrupted": lambda: False,
+    }
+    return Study(arms=arms, split=split, folder=folder, space=space, **(usual | more))
 
 
 def assert_refused(answer: tuple[int | str, str, str], said: Sequence[str]) -> None:

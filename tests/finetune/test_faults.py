@@ -1,0 +1,204 @@
+"""`tune` in real processes, and what may go wrong around it: kills, failing trials, a full disk, a lost node."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import pytest
+import torch
+
+import models
+from experiments.results import RunResult, read
+from models.checkpoint import save
+from models.encoder import EncoderSpec
+from tests.conftest import ROOT
+from tests.samples import checkpoint_of
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from experiments import cli, results
+cli.RUNS = Path(sys.argv.pop(1))
+results.STORE = cli.RUNS / "results.jsonl"
+from finetune import plan, study
+from finetune.cli import COMMANDS
+study.GRACE = study.SEARCH_AT_MOST = 1000  # however slow the machine, nothing is cut short
+plan.SEARCH_EPOCHS = 2
+{patch}
+cli.main("finetune", COMMANDS)
+"""
+TRIALS, SEEDS = 2, 2
+FLAGS = f"--data arrhythmia --budget 10m --trials {TRIALS} --seeds {SEEDS} --epochs 1 --threads 2 --tracking none"
+PATIENCE_S = 300.0
+
+
+class Answer(NamedTuple):
+    """Of a command that has ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune:
+    """A study in a folder of its own; its commands as a user would give them."""
+
+    folder: Path
+    beats: Path
+    flags: str = FLAGS
+    patch: str = ""
+    """What the driver runs before the command."""
+    width: int = 4
+    mark: str = field(default_factory=lambda: uuid4().hex)
+    """In the environment of every process of this study."""
+
+    def __post_init__(self) -> None:
+        torch.manual_seed(0)
+        encoder = models.build(EncoderSpec(name="resnet1d", options={"width": self.width}))
+        save(self.folder / "encoder.pt", checkpoint_of(encoder.spec, encoder, source="a source"))
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    def start(self, *more: str | Path, **environment: str) -> subprocess.Popen[str]:
+        files = ["--encoder", self.folder / "encoder.pt", "--data-dir", self.beats]
+        made = ["--out", self.folder / "tuned.pt", "--json", self.folder / "tune.json"]
+        command = [sys.executable, "-c", PROGRAM.format(patch=self.patch), self.runs, "tune", *self.flags.split()]
+        kept = {key: value for key, value in os.environ.items() if not key.startswith("HEART_")}
+        return subprocess.Popen(
+            [*map(str, [*command, *files, *made, *more])],
+            cwd=ROOT,
+            env={**kept, "HEART_FAULTS": self.mark, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *more: str | Path, **environment: str) -> Answer:
+        return answer_of(self.start(*more, **environment))
+
+    def results(self, stage: str) -> list[RunResult]:
+        return [result for result in read(self.runs / "results.jsonl") if result.config["stage"] == stage]
+
+    def lines(self) -> list[str]:
+        return (self.runs / "results.jsonl").read_text().splitlines()
+
+    def processes(self, title: str = "") -> list[int]:
+        """Of this study, the ones whose title has this in it."""
+        found = []
+        for process in Path("/proc").iterdir():
+            try:
+                if process.name.isdecimal() and self.mark in (process / "environ").read_text():
+                    found += [int(process.name)] if title in (process / "cmdline").read_text() else []
+            except OSError:
+                continue
+        return found
+
+
+def answer_of(process: subprocess.Popen[str]) -> Answer:
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    return Answer(process.returncode, stdout, stderr)
+
+
+def wait_for(what: Callable[[], Any], process: subprocess.Popen[str] | None = None, seconds: float = PATIENCE_S) -> Any:
+    """Until it is true; the process must not end before."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if found := what():
+            return found
+        if process is not None and process.poll() is not None:
+            pytest.fail(f"ended too early: {answer_of(process)}")
+        time.sleep(0.05)
+    pytest.fail("waited in vain")
+
+
+def assert_complete(tune: Tune, answer: Answer, trials: int = TRIALS, seeds: int = SEEDS) -> None:
+    """All trials and runs, each once."""
+    assert (answer.code, answer.stderr) == (0, ""), answer
+    searched = tune.results("search")
+    assert Counter(result.arm for result in searched) == {"transfer": trials, "scratch": trials}
+    assert len({json.dumps(result.config) for result in searched}) == len(searched)
+    arms, parts = ("random-frozen", "scratch", "transfer"), ("validation", "test")
+    expected = {(arm, seed, part): 1 for arm in arms for seed in range(seeds) for part in parts}
+    assert Counter((result.arm, result.seed, result.part) for result in tune.results("final")) == expected
+    assert json.loads((tune.folder / "tune.json").read_text())["ending"] == "complete"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Killed:
+    """A study killed in its search, interrupted and then killed in its comparison, and continued each time."""
+
+    tune: Tune
+    recorded: list[list[str]]
+    """Lines of the store after each."""
+    interrupted: Answer
+    continued: Answer
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory, small_data_dir: Path) -> Iterator[Killed]:
+    folder = tmp_path_factory.mktemp("killed")
+    tune = Tune(folder=folder, beats=small_data_dir)
+    more, recorded = ("--tracking", folder / "mlflow.db", "--epochs", "8"), []
+    searching = tune.start(*more)
+    wait_for(lambda: (tune.runs / "results.jsonl").exists(), searching)
+    searching.kill()
+    searching.wait()
+    wait_for(lambda: not tune.processes(), seconds=20)
+    recorded.append(tune.lines())
+    interrupted = tune.start(*more, "--resume")
+    wait_for(lambda: tune.results("final"), interrupted)
+    interrupted.send_signal(signal.SIGINT)
+    answer = answer_of(interrupted)
+    recorded.append(tune.lines())
+    comparing = tune.start(*more, "--resume")
+    wait_for(lambda: len(tune.lines()) > len(recorded[-1]), comparing)
+    comparing.kill()
+    comparing.wait()
+    wait_for(lambda: not tune.processes(), seconds=20)
+    recorded.append(tune.lines())
+    yield Killed(tune=tune, recorded=recorded, interrupted=answer, continued=tune.run(*more, "--resume"))
+
+
+def test_a_killed_tune_is_continued_and_repeats_nothing(killed: Killed) -> None:
+    assert_complete(killed.tune, killed.continued)
+    lines = killed.tune.lines()
+    assert [len(recorded) for recorded in killed.recorded] == sorted({len(recorded) for recorded in killed.recorded})
+    assert len(killed.recorded[0]) < 2 * TRIALS < len(killed.recorded[1]) and len(killed.recorded[2]) < len(lines)
+    assert all(lines[: len(recorded)] == recorded for recorded in killed.recorded)
+
+
+def test_ctrl_c_in_the_comparison_shows_what_there_is_and_how_to_continue(killed: Killed) -> None:
+    code, stdout, stderr = killed.interrupted
+    assert code == 130, stderr
+    assert "Search: spending" in stdout and "Comparison: spending" in stdout
+    assert "Transfer against scratch" in stdout
+    assert stderr.startswith("interrupted; to continue: python -m finetune tune --data arrhythmia")
+    assert stderr.endswith(" --resume\n") and stderr.count("\n") == 1
+
+
+def test_a_killed_tune_has_one_tracked_run_for_each_result(killed: Killed) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{killed.tune.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("finetune")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    children = [run for run in runs if run is not parent]
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    tracked = Counter((run.data.tags["arm"], run.data.metrics["macro_recall"]) for run in children)
+    results = [*killed.tune.results("search"), *killed.tune.results("final")]
+    assert tracked == Counter((result.arm, result.metrics["macro_recall"]) for result in results)
