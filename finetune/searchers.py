@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from ray.tune.search import Searcher
+from ray.tune.search import SearchAlgorithm, Searcher
+from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from experiments.space import Given, Scalar, Space
 from finetune.distributions import distributions
@@ -108,6 +109,13 @@ class Grid(Searcher):
 
 def _name(config: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True)
+
+
+def population(searcher: Searcher, number: int) -> SearchAlgorithm:
+    """As many configurations as the searcher proposes before it hears of any outcome."""
+    suggested = [searcher.suggest(str(place)) for place in range(number)]
+    configs = [config for config in suggested if isinstance(config, dict)]
+    return BasicVariantGenerator(points_to_evaluate=configs)
 
 
 def grid(question: Question) -> Searcher:

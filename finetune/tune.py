@@ -18,6 +18,7 @@ import ray
 import torch
 from ray import tune
 from ray.exceptions import RayError
+from ray.tune.search import SearchAlgorithm, Searcher
 
 from data.split import Split, subset
 from experiments import loop, tables
@@ -28,7 +29,7 @@ from experiments.results import RunResult
 from finetune.plan import Search
 from finetune.recipe import Recipe, recipe_of
 from finetune.schedulers import FREE, NEED_STATES, SCHEDULERS, Race
-from finetune.searchers import SEARCHERS, Question, Tried
+from finetune.searchers import SEARCHERS, Question, Tried, population
 from finetune.shelves import SharedShelf
 from finetune.studies import Study
 from finetune.train import Arm, Context, train
@@ -109,10 +110,11 @@ def _run_trials(study: Study, plan: Search, arm: Arm, shelf: SharedShelf, missin
     race = Race(num_epochs=plan.num_epochs, grace_epochs=plan.grace_epochs, space=study.space)
     tune.Tuner(
         tune.with_resources(trial, dict(study.resources)),
+        param_space=dict.fromkeys(dimension.name for dimension in study.space.dimensions),
         tune_config=tune.TuneConfig(
             metric="objective",
             mode="max",
-            search_alg=SEARCHERS[study.searcher](_question(study, arm)),
+            search_alg=_searcher(study, arm, missing),
             scheduler=SCHEDULERS[study.scheduler](race),
             time_budget_s=time_budget_s,
             num_samples=missing,
@@ -129,6 +131,12 @@ def _run_trials(study: Study, plan: Search, arm: Arm, shelf: SharedShelf, missin
         ),
     ).fit()
     shutil.rmtree(study.folder / "ray" / arm.name, ignore_errors=True)
+
+
+def _searcher(study: Study, arm: Arm, missing: int) -> Searcher | SearchAlgorithm:
+    """Population-based training has to be given its whole population before it starts."""
+    searcher = SEARCHERS[study.searcher](_question(study, arm))
+    return population(searcher, missing) if study.scheduler == "pbt" else searcher
 
 
 def _question(study: Study, arm: Arm) -> Question:
@@ -185,7 +193,7 @@ def _trial(
             train(
                 arm,
                 split,
-                replace(base, **config),
+                replace(base, **_drawn(config)),
                 seed,
                 context,
                 machine,
@@ -222,7 +230,7 @@ class Recorder(tune.Callback):
         if "confusion" not in last:
             self._leave_out(trial, last.get("failed", "no epoch was finished"))
             return
-        recipe = replace(self.study.base_recipe, **trial.config, epochs=self.plan.num_epochs)
+        recipe = replace(self.study.base_recipe, **_drawn(trial.config), epochs=self.plan.num_epochs)
         cost = {"beats": last["beats"], "seconds": last["time_total_s"], "epochs": last["training_iteration"]}
         context, confusion = self.study.context("search", trial=trial.trial_id), np.array(last["confusion"])
         result = context.result(self.arm, recipe, self.study.seed, "validation", confusion, cost)
@@ -240,8 +248,13 @@ class Recorder(tune.Callback):
         self._leave_out(trial, _reason(trial))
 
     def _leave_out(self, trial: Any, why: str) -> None:
-        self.study.fail(self.arm, trial.config, why)
-        tables.say(f"search {self.arm.name}: a trial failed and is left out · {why} · {_in_words(trial.config)}")
+        self.study.fail(self.arm, _drawn(trial.config), why)
+        tables.say(f"search {self.arm.name}: a trial failed and is left out · {why} · {_in_words(_drawn(trial.config))}")
+
+
+def _drawn(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the dimensions that are not active, which Ray Tune has as None."""
+    return {name: value for name, value in config.items() if value is not None}
 
 
 def _reason(trial: Any) -> str:
