@@ -65,8 +65,8 @@ def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats,
         KeyboardInterrupt: passed on; what had finished is in the store.
         TimeoutError: `deadline` (`time.monotonic()`) passed first; the same.
     """
-    recorded = {(result.arm, result.seed) for result in study.finished("final") if result.part == "test"}
-    left = [final for final in finals if (final.arm.name, final.seed) not in recorded]
+    recorded = {(result.arm, result.seed, result.part) for result in study.finished("final")}
+    left = [final for final in finals if (final.arm.name, final.seed, "test") not in recorded]
     train_part = subset(study.split.train, plan.num_beats, study.seed)
     split = replace(study.split.without_test(), train=train_part)
     context, shared_split, shared_test = study.context("final"), ray.put(split), ray.put(test)
@@ -81,8 +81,9 @@ def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats,
     done = finished(started, len(left), stop_in_time, name_of)
     for number, (final, (validation, tested, checkpoint)) in enumerate(done, start=1):
         save(model_file(study, final.arm.name, final.seed), checkpoint)
-        study.record(validation)
-        study.record(tested)
+        for result in (validation, tested):
+            if (result.arm, result.seed, result.part) not in recorded:  # one killed between the two has the first
+                study.record(result)
         scored, seconds = tested.metrics, tables.duration(tested.cost["seconds"])
         tables.say(
             f"seed {final.seed} {final.arm.name} · test macro recall {scored['macro_recall']:.3f} · "

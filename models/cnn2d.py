@@ -5,7 +5,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from models.conv_encoder import ConvEncoder
+from models.conv_encoder import ConvEncoder, GroupNorm
 from models.encoder import Dimension, EncoderSpec
 from models.imaging import IMAGES, make_image
 
@@ -77,7 +77,7 @@ def normalisation(norm: str, channels: int) -> nn.Module:
     """Batch, group (Wu and He 2018, arXiv 1803.08494) or none."""
     if norm == "batch":
         return nn.BatchNorm2d(channels)
-    return nn.GroupNorm(channels // NORM_GROUP, channels) if norm == "group" else nn.Identity()
+    return GroupNorm(channels // NORM_GROUP, channels) if norm == "group" else nn.Identity()
 
 
 def _stem(num_leads: int, width: int, stride: int, norm: str) -> nn.Module:

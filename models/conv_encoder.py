@@ -36,3 +36,16 @@ def beat_to_map(x: Tensor) -> Tensor:
 def map_to_tokens(x: Tensor) -> Tensor:
     """(batch, channel, height, width) → (batch, height · width, channel)."""
     return rearrange(x, "batch channel height width -> batch (height width) channel")
+
+
+class GroupNorm(nn.GroupNorm):
+    """Group normalisation (Wu and He 2018, arXiv 1803.08494) whose input always takes a gradient where it learns.
+
+    torch's CPU kernel for channels-last maps crashes backward where only its scales and shifts learn.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        learns = any(parameter.requires_grad for parameter in self.parameters())
+        if learns and torch.is_grad_enabled() and not input.requires_grad:
+            input = input.detach().requires_grad_()
+        return super().forward(input)

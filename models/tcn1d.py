@@ -7,11 +7,11 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from models.conv_encoder import ConvEncoder
+from models.conv_encoder import ConvEncoder, GroupNorm
 from models.encoder import Dimension, EncoderSpec
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "group": lambda width: nn.GroupNorm(gcd(8, width), width),
+    "group": lambda width: GroupNorm(gcd(8, width), width),
     "batch": nn.BatchNorm2d,
     "none": lambda _: nn.Identity(),
 }

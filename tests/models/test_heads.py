@@ -51,3 +51,11 @@ def test_an_unknown_head_lists_the_choices() -> None:
     encoder = models.build(EncoderSpec(name="resnet1d", options={"width": 2}))
     with pytest.raises(ValueError, match=f"unknown head 'hydra'; choose from {', '.join(HEADS)}"):
         Classifier(encoder, "hydra", 5)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_pooling_first_changes_no_bit(name: str) -> None:
+    torch.manual_seed(0)
+    head, tokens = HEADS[name](8, 5).eval(), torch.randn(6, 3, 8)
+    assert torch.equal(head(head.pool(tokens)), head(tokens))
+    assert head.pool(tokens).shape == ((6, 3, 8) if name == "attention" else (6, 1, 8))

@@ -5,9 +5,11 @@ from torch.nn import functional
 from torch.optim import Optimizer
 
 import models
+from models import HEAD
+from models.adapters import LowRank
 from models.encoder import EncoderSpec
 from models.heads import HEADS, Classifier
-from models.params import HEAD, decay_groups, make_optimizer, parameter_groups, set_rates
+from models.params import decay_groups, kind_of, make_optimizer, parameter_groups, set_rates
 
 SMALL: dict[str, dict[str, bool | int | float | str]] = {
     "resnet1d": {"width": 4, "kernel": 3},
@@ -168,3 +170,38 @@ def test_wrong_stage_names_are_refused(change: dict[str, float | str]) -> None:
             del rates[stage]
     with pytest.raises(ValueError, match=r"rates for stages .* but the model has .*'stem'"):
         set_rates(model, optimizer, rates)
+
+
+@pytest.mark.parametrize("encoder", models.ENCODERS)
+@pytest.mark.parametrize("kinds", [("norm_weight", "norm_bias"), ("bias", "norm_bias"), ("weight",)], ids=str)
+def test_one_kind_of_parameter_learns_while_the_others_keep_every_bit(kinds: tuple[str, ...], encoder: str) -> None:
+    model = classifier(encoder)
+    optimizer = make_optimizer(model, DECAY)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    rates = {stage: dict.fromkeys(kinds, 0.01) for stage in model.stages}
+    set_rates(model, optimizer, rates)
+    step(model, optimizer)
+    learning = {
+        id(parameter) for group in optimizer.param_groups for parameter in group["params"] if group["kind"] in kinds
+    }
+    assert learning
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad is (id(parameter) in learning)
+        assert (parameter in optimizer.state) is (id(parameter) in learning)
+        assert torch.equal(parameter, before[name]) is (id(parameter) not in learning), name
+
+
+def test_kinds_are_told_by_the_module_that_holds_them() -> None:
+    assert kind_of(nn.Conv1d(1, 1, 1), "weight") == "weight"
+    assert kind_of(nn.GRU(1, 1), "bias_ih_l0") == "bias"
+    assert [kind_of(nn.BatchNorm1d(1), name) for name in ("weight", "bias")] == ["norm_weight", "norm_bias"]
+    assert kind_of(nn.LayerNorm(1), "weight") == "norm_weight"
+    assert kind_of(LowRank(torch.zeros(2, 2), 1), "up") == "adapter"
+
+
+def test_a_stage_of_which_something_learns_is_not_still() -> None:
+    model = classifier("resnet1d")
+    optimizer = make_optimizer(model, DECAY)
+    set_rates(model, optimizer, dict.fromkeys(model.stages) | {"block1": {"norm_bias": 0.1}, HEAD: 0.1})
+    assert model.still == {"stem", "block2", "block3", "block4"}
+    assert parts(model)["block1"].training and not parts(model)["block2"].training
