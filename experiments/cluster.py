@@ -21,6 +21,7 @@ QUIET = {
     "RAY_DEDUP_LOGS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "PYTHONWARNINGS": "ignore::FutureWarning,ignore::DeprecationWarning",
@@ -60,7 +61,7 @@ def started(num_workers: int, address: str | None = None) -> Iterator[None]:
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     if address is not None:
-        _reach(address)
+        reach(address)
     else:
         # Without one, Ray writes a token into the home folder, which may be read-only.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -108,7 +109,7 @@ class Workers:
         return cls(number=number or usual, resources=resources, bytes_each=int(total.get("memory", 2**33) / cores))
 
 
-def _reach(address: str) -> None:
+def reach(address: str) -> None:
     """Ask in seconds what Ray asks for minutes.
 
     Raises:

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import sys
@@ -52,6 +53,15 @@ def write_bytes(path: Path, content: bytes) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON. NaN and infinities are refused: they are not JSON."""
     write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def nan_to_null(content: Any) -> Any:
+    """A copy of nested dictionaries and lists in which NaN, what is not defined, is None: JSON has no NaN."""
+    if isinstance(content, dict):
+        return {name: nan_to_null(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [nan_to_null(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def append_line(path: Path, line: str) -> None:

@@ -2,11 +2,16 @@
 
 import resource
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from experiments.cli import Precision
+
+STATM = Path("/proc/self/statm")
+"""Sizes of this process in pages, on Linux."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +74,19 @@ def resolve_precision(precision: Precision, device: str) -> Literal["bf16", "fp3
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
-def limit_memory(num_bytes: int) -> None:
-    """What this process may allocate: beyond it, an allocation fails and the process lives. Where CUDA reserves address
-    space, or the system has no such limit, nothing is limited."""
-    if not torch.cuda.is_initialized() and hasattr(resource, "RLIMIT_DATA"):
+def limit_memory(num_bytes: int, device: str) -> None:
+    """What this process may allocate on top of what it held at the first call: beyond it, an allocation fails and the
+    process lives. With CUDA, which maps memory by its own rules, or where the system has no such limit, nothing is
+    limited."""
+    if torch.device(device).type == "cpu" and STATM.exists():
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (num_bytes, hard))
+        resource.setrlimit(resource.RLIMIT_DATA, (_held_bytes() + num_bytes, hard))
+
+
+@cache
+def _held_bytes() -> int:
+    """As RLIMIT_DATA counts: a gigabyte and more for torch and Ray, most of it never touched."""
+    return int(STATM.read_text().split()[5]) * resource.getpagesize()
 
 
 def resolve_threads(threads: int | None) -> int:

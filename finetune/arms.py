@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import isnan
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 
 from experiments import tables
+from experiments.files import nan_to_null
 from experiments.metrics import (
     Difference,
     bootstrap_interval,
@@ -52,9 +52,8 @@ class Row:
     source: str | None
 
     def to_json(self) -> dict[str, Any]:
-        """JSON has no NaN: the recall of a class that the test part lacks becomes null."""
-        recall = {name: None if isnan(value) else value for name, value in self.recall.items()}
-        return asdict(self) | {"recall": recall}
+        """The recall of a class that the test part lacks becomes null."""
+        return nan_to_null(asdict(self))
 
 
 def make_rows(results: Sequence[RunResult], majority: np.ndarray) -> list[Row]:

@@ -29,6 +29,17 @@ def make_arm(encoder: str, arch: str) -> Arm:
     return Arm(name=SCRATCH, spec=models.parse(arch)) if encoder == SCRATCH else Arm.from_file(encoder)
 
 
+def _reach(address: str | None) -> None:
+    """
+    Raises:
+        ValueError: no cluster answers; said before anything is loaded.
+    """
+    if address is not None:
+        from experiments.cluster import reach
+
+        reach(address)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TargetFlags(cli.RunFlags):
     """What every command asks."""
@@ -144,9 +155,15 @@ class Tune(FineTuneFlags):
         cli.at_least_one(**{name: count for name, count in counts.items() if count is not None})
         if self.scratch_plus is not None and self.scratch_plus < 0:
             raise ValueError(f"--scratch-plus {self.scratch_plus}: 0 or more seeds are needed")
+        if "epochs" in self.fixed.changed():
+            raise ValueError("--fixed.epochs: the search plans its epochs; --epochs are those of the compared runs")
+        for name in self.objective or ("",):
+            if not name or self.objective.count(name) > 1:
+                raise ValueError(f"--objective {name}: {'named twice' if name else 'name one or more'}")
         if self.encoder == SCRATCH:
             raise ValueError("--encoder scratch: tune compares a checkpoint with scratch; name a checkpoint FILE")
         cli.writable(self.out_file)
+        _reach(self.address)
         from finetune.study import Budget, run_study
 
         run_study(self, Budget(seconds=budget_s, start=start))
@@ -201,6 +218,7 @@ class Compare(TargetFlags):
                 raise ValueError(f"--label-fractions {fraction}: a share above 0 and at most 1 is needed")
             if self.label_fractions.count(fraction) > 1:
                 raise ValueError(f"--label-fractions {fraction} is named twice")
+        _reach(self.address)
         from finetune.compare import run_comparison
 
         run_comparison(self)

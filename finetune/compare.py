@@ -35,7 +35,7 @@ def run_comparison(flags: Compare) -> None:
     grouped = groups.group_arms(arms)
     first = flags.load_split(flags.seed)
     for arm in arms:
-        arm.check(first, flags.data, flags.recipe.intervals)
+        arm.check(first, flags.data, flags.recipe)
     for fraction in flags.label_fractions:
         with_fewer_labels(first, fraction)
     for line in (*first.train.notes, *(arm.loaded for arm in arms)):

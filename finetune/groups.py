@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from math import isnan
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from rich.table import Table
 
 from data import OF_TRAINING
 from experiments import tables
+from experiments.files import nan_to_null
 from experiments.metrics import Difference, is_collapsed, nested_difference, recall_per_class, verdict
 from experiments.results import RunResult
 from finetune.recipe import Recipe
@@ -134,9 +134,8 @@ class Row:
     runs: Sequence[Mapping[str, str | int | float | None]]
 
     def to_json(self) -> dict[str, Any]:
-        """JSON has no NaN: the recall of a class that the test part lacks becomes null."""
-        recall = {name: None if isnan(value) else value for name, value in self.recall.items()}
-        return asdict(self) | {"recall": recall}
+        """The recall of a class that the test part lacks becomes null."""
+        return nan_to_null(asdict(self))
 
 
 def make_rows(groups: Sequence[Group], fractions: Sequence[float], results: Sequence[RunResult]) -> list[Row]:

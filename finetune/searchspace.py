@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-import models
 from experiments.results import RunResult
 from experiments.space import Dimension, Space
 from finetune.recipe import Recipe
@@ -20,7 +19,7 @@ def checked(name: str, fixed: Recipe, arm: Arm) -> Space:
         ValueError: it searches what a recipe does not have, or values that a recipe or the arm's encoder refuses.
     """
     space = Space.load(name)
-    stages = list(models.build(arm.spec).stages)
+    stages = arm.stages
     for dimension in space.dimensions:
         try:
             _check(dimension, stages)

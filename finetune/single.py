@@ -12,6 +12,7 @@ from rich.table import Table
 import data
 from data.split import with_fewer_labels
 from experiments import results, tables
+from experiments.files import nan_to_null
 from experiments.machine import Machine
 from experiments.metrics import bootstrap_interval, macro_recall
 from experiments.results import RunResult
@@ -36,10 +37,8 @@ class Fitted:
     """On the test part, one for each class."""
 
     def to_json(self) -> dict[str, Any]:
-        """JSON has no NaN: what is not defined becomes null."""
-        alarms = [
-            {name: None if isnan(value) else value for name, value in asdict(raised).items()} for raised in self.alarms
-        ]
+        """What is not defined becomes null."""
+        alarms = [nan_to_null(asdict(raised)) for raised in self.alarms]
         return {
             "validation": self.validation.to_json(),
             "test": self.test.to_json(),
@@ -55,7 +54,7 @@ def fit(flags: Train, arm: Arm, out: Path) -> Fitted:
     split = with_fewer_labels(split, flags.label_fraction, flags.label_draw)
     context = flags.context(split, label_fraction=flags.label_fraction, label_draw=flags.label_draw)
     recipe = flags.recipe
-    arm.check(split, flags.data, recipe.intervals)
+    arm.check(split, flags.data, recipe)
     state_file = out.with_name(f"{out.name}.partial")
     for line in (*split.train.notes, *filter(None, [arm.loaded])):
         tables.say(line)

@@ -114,7 +114,7 @@ def run_study(flags: Tune, budget: Budget) -> None:
     """
     transfer = flags.arm()
     split = data.load_split(flags.data, flags.protocol, flags.data_folder, flags.seed)
-    transfer.check(split, flags.data, flags.fixed.intervals)
+    transfer.check(split, flags.data, flags.fixed)
     flags.fixed.check()
     space = searchspace.checked(flags.space, flags.fixed, transfer)
     for name in flags.objective:

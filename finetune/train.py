@@ -22,6 +22,7 @@ from experiments.thresholds import Thresholds, fit_thresholds
 from finetune.activations import NoShelf, Shelf
 from finetune.intervals import COLUMNS, beside
 from finetune.recipe import Recipe
+from finetune.schedules import Timeline
 from finetune.trainee import EpochListener, FineTuning, ignore, predict
 from models import adapters
 from models.checkpoint import Checkpoint, attach, load, weights_of
@@ -69,14 +70,21 @@ class Arm:
         """What the encoder was pretrained on, unlabelled beats of a target included."""
         return None if self.checkpoint is None else self.checkpoint.source
 
-    def check(self, split: Split, dataset: str, intervals: str = "none") -> None:
+    @property
+    def stages(self) -> list[str]:
+        """Of its encoder, from input to output."""
+        return list(models.build(self.spec).stages)
+
+    def check(self, split: Split, dataset: str, recipe: Recipe | None = None) -> None:
         """
         Raises:
-            ValueError: the encoder takes beats of another shape, the beats lack the intervals asked for, or beats that
-                the encoder was pretrained on may be test beats here.
+            ValueError: the encoder takes beats of another shape or has not the stages that the recipe names, the beats
+                lack the intervals asked for, or beats that the encoder was pretrained on may be test beats here.
         """
         beats, options = split.train, {} if self.checkpoint is None else self.checkpoint.options
-        beside(beats, intervals)
+        recipe = recipe or Recipe()
+        beside(beats, recipe.intervals)
+        Timeline(recipe, self.stages)
         protocol = str(options.get("protocol"))
         for source in filter(None, str(options.get("data", "")).split(",")):
             if may_hold_test_beats(source, protocol, dataset, split.protocol):
@@ -190,7 +198,7 @@ def train(
         ValueError: a recipe, a checkpoint or a state that does not fit; a loss that is not finite.
     """
     recipe.check()
-    arm.check(split, context.dataset, recipe.intervals)
+    arm.check(split, context.dataset, recipe)
     num_intervals = len(COLUMNS[recipe.intervals])
     model = arm.build(recipe.head, split.train.num_classes, seed, num_intervals, recipe.adapter_rank)
     tuning = FineTuning(model, split, recipe, seed, machine, on_epoch, shelf)

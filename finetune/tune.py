@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -140,14 +141,19 @@ def _searcher(study: Study, arm: Arm, missing: int) -> Searcher | SearchAlgorith
 
 
 def _question(study: Study, arm: Arm) -> Question:
-    """The seed depends on how many are done: a resumed search does not draw the same points again."""
-    done = study.searched(arm)
+    """The seed depends on how many are done: a resumed search does not draw the same points again. What has failed is
+    known as the worst that there is."""
+    done, failed = study.searched(arm), study.failures(arm)
+    worst = (0.0,) * len(study.objectives)
     return Question(
         space=study.space,
         facts=arm.facts,
         num_objectives=len(study.objectives),
-        seed=loop.mix(study.seed, f"search {arm.name}", len(done)) % 2**32,
-        tried=[_tried(study, result) for result in done],
+        seed=loop.mix(study.seed, f"search {arm.name}", len(done) + len(failed)) % 2**32,
+        tried=[
+            *(_tried(study, result) for result in done),
+            *(Tried(config=failure["config"], values=worst) for failure in failed),
+        ],
         prior=[_tried(study, result) for result in study.prior if result.arm == arm.name],
     )
 
@@ -171,7 +177,7 @@ def _trial(
 ) -> None:
     """One trial, in a worker: after every epoch reports the one that would be kept. What fails, fails alone."""
     resolve_threads(machine.threads)
-    limit_memory(num_bytes)
+    limit_memory(num_bytes, machine.device)
     measures = [objective(name, context.classes) for name in objectives]
     last: dict[str, Any] = {}
 
@@ -215,6 +221,7 @@ class Recorder(tune.Callback):
     def __init__(self, study: Study, arm: Arm, plan: Search) -> None:
         self.study, self.arm, self.plan = study, arm, plan
         self.first_objective = study.objectives[0]
+        self.error: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles its callbacks along with an experiment; this one is only ever made anew."""
@@ -223,9 +230,23 @@ class Recorder(tune.Callback):
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         del iteration, trials, info
         self.study.stop_if_interrupted()
+        if self.error:
+            raise self.error
+
+    @contextmanager
+    def _raised_at_step_end(self) -> Iterator[None]:
+        """Ray would take an error of this process for one of the trial, and run it again."""
+        try:
+            yield
+        except Exception as error:
+            self.error = error
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
+        with self._raised_at_step_end():
+            self._record(trial)
+
+    def _record(self, trial: Any) -> None:
         last = trial.last_result
         if "confusion" not in last:
             self._leave_out(trial, last.get("failed", "no epoch was finished"))
@@ -245,11 +266,18 @@ class Recorder(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         del iteration, trials, info
-        self._leave_out(trial, _reason(trial))
+        with self._raised_at_step_end():
+            self._leave_out(trial, _reason(trial))
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        del iteration, trials, info
+        tables.say(f"search {self.arm.name}: a worker was lost, its trial goes on · {_in_words(_drawn(trial.config))}")
 
     def _leave_out(self, trial: Any, why: str) -> None:
         self.study.fail(self.arm, _drawn(trial.config), why)
-        tables.say(f"search {self.arm.name}: a trial failed and is left out · {why} · {_in_words(_drawn(trial.config))}")
+        tables.say(
+            f"search {self.arm.name}: a trial failed and is left out · {why} · {_in_words(_drawn(trial.config))}"
+        )
 
 
 def _drawn(config: Mapping[str, Any]) -> dict[str, Any]:

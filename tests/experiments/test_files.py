@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.files import atomic, load_tensors, save_tensors, sha256, write_bytes, write_json
+from experiments.files import atomic, load_tensors, nan_to_null, save_tensors, sha256, write_bytes, write_json
 
 
 def names(folder: Path) -> list[str]:
@@ -89,3 +89,10 @@ def test_a_seal_of_other_content_is_refused(tmp_path: Path) -> None:
     one.write_bytes(one.read_bytes()[:-71] + other.read_bytes()[-71:])
     with pytest.raises(ValueError, match=r"one\.pt is damaged"):
         load_tensors(one)
+
+
+def test_what_is_not_defined_becomes_null_however_deep() -> None:
+    nan = float("nan")
+    given = {"a": nan, "b": [1.0, (nan, "x", None)], "c": {"d": nan, "e": True}}
+    assert nan_to_null(given) == {"a": None, "b": [1.0, [None, "x", None]], "c": {"d": None, "e": True}}
+    assert given["a"] is nan

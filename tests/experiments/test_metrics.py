@@ -18,6 +18,7 @@ from experiments.metrics import (
     macro_recall,
     macro_recall_error,
     nested_difference,
+    objective,
     paired_difference,
     recall_per_class,
     scores,
@@ -250,3 +251,24 @@ def test_equal_differences_are_certain():
 def test_differences_that_are_no_table_are_refused(differences):
     with pytest.raises(ValueError, match="run"):
         nested_difference(differences)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_can_be_an_objective(name: str) -> None:
+    confusion = [[5, 1, 0], [2, 6, 1], [0, 0, 4]]
+    assert objective(name, ["N", "S", "V"])(confusion) == METRICS[name](confusion)
+
+
+def test_recall_and_precision_of_a_class_are_objectives() -> None:
+    confusion = [[5, 1, 0], [2, 6, 1], [0, 0, 4]]
+    assert objective("recall_S", ["N", "S", "V"])(confusion) == pytest.approx(6 / 9)
+    assert objective("precision_V", ["N", "S", "V"])(confusion) == pytest.approx(4 / 5)
+    assert objective("precision_V", ["N", "V"])([[3, 0], [2, 0]]) == 0  # never predicted
+
+
+@pytest.mark.parametrize("name", ["luck", "recall_X", "f1_S", "recall", ""])
+def test_an_unknown_objective_lists_the_choices(name: str) -> None:
+    with pytest.raises(
+        ValueError, match=f"unknown objective '{name}'; choose from macro_recall, .*recall_S, precision_N"
+    ):
+        objective(name, ["N", "S"])

@@ -138,3 +138,44 @@ def test_mlflow_is_imported_only_when_asked_for():
     script = "import sys, experiments.tracking as t; t.Tracker.open('none', 'x'); sys.exit('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], check=False).returncode == 0
     assert ENVIRONMENT["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_a_keyed_child_is_there_once_even_after_a_restart(tracker, client, database):
+    with tracker.run("keyed", {}) as parent:
+        for _ in range(2):
+            with parent.child("one", {"lr": 1}, key="a") as run:
+                run.log({"recall": 0.5})
+        assert parent.id
+    later = Tracker.open(str(database), "tests")
+    with later.run("keyed again", {}, continued=parent.id) as again:
+        assert again.id == parent.id
+        with again.child("one", {"lr": 1}, key="a") as run:
+            run.log({"recall": 0.9})
+        with again.child("two", {}, key="b"):
+            pass
+    one = only_run(client, "one")
+    assert (one.info.status, one.data.metrics) == ("FINISHED", {"recall": 0.5})
+    assert only_run(client, "two").data.tags["mlflow.parentRunId"] == parent.id
+    experiment = client.get_experiment_by_name("tests")
+    assert client.search_runs([experiment.experiment_id], "attributes.run_name = 'keyed again'") == []
+    assert only_run(client, "keyed").info.status == "FINISHED"
+
+
+def test_a_child_whose_writer_died_is_finished_and_not_doubled(tracker, client):
+    with tracker.run("parent of a dead one", {}) as parent:
+        created = client.create_run(
+            tracker.experiment_id,
+            tags={"mlflow.parentRunId": parent.id, "key": "a"},
+            run_name="dead",
+        )
+        with parent.child("dead", {"lr": 1}, key="a") as run:
+            run.log({"recall": 0.5})
+    found = only_run(client, "dead")
+    assert found.info.run_id == created.info.run_id
+    assert (found.info.status, found.data.metrics) == ("FINISHED", {"recall": 0.5})
+
+
+def test_a_run_that_is_gone_is_started_anew(tracker, client):
+    with tracker.run("anew", {}, continued="0123456789abcdef") as run:
+        assert run.id not in ("", "0123456789abcdef")
+    assert only_run(client, "anew").info.status == "FINISHED"

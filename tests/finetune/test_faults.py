@@ -38,6 +38,7 @@ plan.SEARCH_EPOCHS = 2
 cli.main("finetune", COMMANDS)
 """
 TRIALS, SEEDS = 2, 2
+ARMS = ("transfer", "scratch")
 FLAGS = f"--data arrhythmia --budget 10m --trials {TRIALS} --seeds {SEEDS} --epochs 1 --threads 2 --tracking none"
 PATIENCE_S = 300.0
 AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
@@ -97,6 +98,10 @@ class Tune:
     def lines(self) -> list[str]:
         return (self.runs / "results.jsonl").read_text().splitlines()
 
+    def workers(self, title: str) -> list[int]:
+        """Of Ray, by what they are at."""
+        return [number for number, found in self.processes().items() if found == title]
+
     def processes(self) -> dict[int, str]:
         """Of this study: number → title."""
         found = {}
@@ -141,7 +146,7 @@ def drop_last_line(tune: Tune) -> None:
 
 def assert_complete(tune: Tune, answer: Answer, trials: int = TRIALS, seeds: int = SEEDS) -> None:
     """All trials and runs, each once."""
-    assert (answer.code, answer.stderr) == (0, ""), answer
+    assert (answer.code, answer.stderr) == (0, ""), answer.stderr
     searched = tune.results("search")
     assert Counter(result.arm for result in searched) == {"transfer": trials, "scratch": trials}
     assert len({json.dumps(result.config) for result in searched}) == len(searched)
@@ -216,3 +221,81 @@ def test_a_killed_tune_has_one_tracked_run_for_each_result(killed: Killed) -> No
     tracked = Counter((run.data.tags["arm"], run.data.metrics["macro_recall"]) for run in children)
     results = [*killed.tune.results("search"), *killed.tune.results("final")]
     assert tracked == Counter((result.arm, result.metrics["macro_recall"]) for result in results)
+
+
+EPOCHS = 12
+SAYS_EPOCHS = f"""
+plan.SEARCH_EPOCHS = {EPOCHS}
+from finetune import tune
+def say(self, iteration, trials, trial, result, **info):
+    print("epoch", trial.trial_id, result["training_iteration"], flush=True)
+tune.Recorder.on_trial_result = say
+"""
+
+
+@pytest.fixture(scope="module")
+def bereaved(tmp_path_factory: pytest.TempPathFactory, small_data_dir: Path) -> tuple[Tune, Answer]:
+    """A study that lost a worker in the middle of a trial, and one in the middle of a compared run."""
+    tune = Tune(folder=tmp_path_factory.mktemp("bereaved"), beats=small_data_dir, patch=SAYS_EPOCHS)
+    process = tune.start("--scheduler", "fifo", "--epochs", "20", "--seeds", "1")
+    wait_for(lambda: list(tune.runs.glob("tune_*/ray/transfer/*/checkpoint_00000[3-9]")), process)
+    os.kill(tune.workers("ray::ImplicitFunc.train")[0], signal.SIGKILL)
+    os.kill(wait_for(lambda: tune.workers("ray::_final"), process)[0], signal.SIGKILL)
+    return tune, answer_of(process)
+
+
+def test_killed_workers_are_replaced_and_a_trial_goes_on_from_its_last_epoch(bereaved: tuple[Tune, Answer]) -> None:
+    tune, answer = bereaved
+    assert_complete(tune, answer, seeds=1)
+    assert {result.cost["epochs"] for result in tune.results("search")} == {EPOCHS}
+    assert len({result.cost["beats"] for result in tune.results("search")}) == 1
+    said = [line.split() for line in answer.stdout.splitlines() if line.startswith("epoch ")]
+    of_trial = {trial: [int(epoch) for _, name, epoch in said if name == trial] for _, trial, _ in said}
+    assert all(epochs.count(1) == 1 and epochs == sorted(epochs) for epochs in of_trial.values()), of_trial
+
+
+HALF_OF_THEM_FAIL = """
+[weight_decay]
+choices = [0.05, 1e12]
+[batch_size]
+choices = [64, 100_000]
+"""
+LITTLE_MEMORY = """
+from dataclasses import replace
+from experiments import cluster
+of = cluster.Workers.of
+cluster.Workers.of = lambda *given: replace(of(*given), bytes_each=2**28)
+"""
+GRID = 4
+
+
+@pytest.fixture(scope="module")
+def failing(tmp_path_factory: pytest.TempPathFactory, small_data_dir: Path) -> tuple[Tune, Answer]:
+    """A search in which weights explode or memory is short in three of four trials, interrupted and continued."""
+    folder = tmp_path_factory.mktemp("failing")
+    (folder / "half.toml").write_text(HALF_OF_THEM_FAIL)
+    tune = Tune(folder=folder, beats=small_data_dir, patch=LITTLE_MEMORY, width=32)
+    more = ("--space", folder / "half.toml", "--searcher", "grid", "--scheduler", "fifo", "--trials", str(GRID))
+    more = (*more, "--fixed.balance", "random_over", "--seeds", "1")
+    process = tune.start(*more)
+    wait_for(lambda: len(list(tune.runs.glob("*/failed.jsonl"))), process)
+    process.send_signal(signal.SIGINT)
+    assert answer_of(process).code == 130
+    return tune, tune.run(*more, "--resume")
+
+
+def test_a_trial_that_fails_fails_alone_and_is_not_tried_again(failing: tuple[Tune, Answer]) -> None:
+    tune, answer = failing
+    assert_complete(tune, answer, trials=1, seeds=1)
+    (file,) = tune.runs.glob("*/failed.jsonl")
+    failed = [json.loads(line) for line in file.read_text().splitlines()]
+    tried = [(one["arm"], one["config"]["weight_decay"], one["config"]["batch_size"]) for one in failed]
+    assert Counter(tried) == {(arm, *one): 1 for arm in ARMS for one in ((1e12, 64), (0.05, 100_000), (1e12, 100_000))}
+    for one in failed:
+        assert ("can't allocate memory" if one["config"]["batch_size"] > 64 else "the loss became nan") in one["why"]
+    content = json.loads((tune.folder / "tune.json").read_text())
+    assert (content["failed"], [row["failed"] for row in content["search_results"]]) == (failed, [3, 3])
+    assert {(result.config["weight_decay"], result.config["batch_size"]) for result in tune.results("final")} == {
+        (0.05, 64)
+    }
+    assert "failed" in answer.stdout

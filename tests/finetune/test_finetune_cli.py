@@ -134,6 +134,29 @@ BAD_INPUTS: dict[str, tuple[str, list[str]]] = {
     "tune-missing": (f"{TUNE} --encoder {{root}}/absent.pt", ["{root}/absent.pt does not exist"]),
     "tune-classifier": (f"{TUNE} --encoder {{root}}/classifier.pt", ["{root}/classifier.pt is a whole classifier"]),
     "tune-out": (f"{TUNE} --out {{root}}", ["{root} is a folder"]),
+    "tune-space": (f"{TUNE} --space huge", ["huge", "default, small, wide", ".toml"]),
+    "tune-space-file": (f"{TUNE} --space {{root}}/bad.toml", ["{root}/bad.toml", "dimension lr", "range"]),
+    "tune-space-recipe": (f"{TUNE} --space {{root}}/odd.toml", ["odd", "dimension warp", "layer_decay"]),
+    "tune-objective": (f"{TUNE} --objective luck", ["luck", "macro_recall", "recall_V"]),
+    "tune-objective-twice": (f"{TUNE} --objective macro_f1 macro_f1", ["macro_f1", "twice"]),
+    "tune-no-objective": (f"{TUNE} --objective", ["--objective"]),
+    "tune-searcher": (f"{TUNE} --searcher oracle", ["--searcher", "tpe", "grid"]),
+    "tune-scheduler": (f"{TUNE} --scheduler tomorrow", ["--scheduler", "asha", "pbt"]),
+    "tune-fixed": (f"{TUNE} --fixed.schedule melt", ["melt", "frozen, full"]),
+    "tune-fixed-epochs": (f"{TUNE} --fixed.epochs 3", ["--fixed.epochs", "--epochs"]),
+    "tune-scratch-plus": (f"{TUNE} --scratch-plus -1", ["--scratch-plus -1"]),
+    "tune-address": (f"{TUNE} --address 127.0.0.1:1", ["--address 127.0.0.1:1", "no cluster answers"]),
+    "compare-address": (f"{COMPARE} --address 127.0.0.1:1", ["--address 127.0.0.1:1", "no cluster answers"]),
+    "loss": (f"{TRAIN} --loss hinge", ["hinge", "cross_entropy, focal, class_balanced, ldam, logit_adjusted"]),
+    "gamma": (f"{TRAIN} --loss focal --gamma -1", ["gamma -1"]),
+    "rank": (f"{TRAIN} --schedule adapters --rank 0", ["--rank 0"]),
+    "batchnorm": (f"{TRAIN} --batchnorm wild", ["wild", "stage, still, moving"]),
+    "augment": (f"{TRAIN} --augment often", ["often", "none, thawed, always"]),
+    "num-stages": (f"{TRAIN} --schedule top --num-stages 7", ["--num-stages 7", "5 stages"]),
+    "thaw-start": (f"{TRAIN} --schedule lp_ft --thaw-start 1", ["--thaw-start 1.0"]),
+    "recall-floor": (f"{TRAIN} --recall-floor 0", ["--recall-floor 0"]),
+    "schedule-which-stage": ("schedule --schedule single --which-stage 9", ["--which-stage 9", "5 stages"]),
+    "schedule-classes": ("schedule --classes 0", ["--classes 0"]),
     "compare-none": ("compare --encoders", ["--encoders"]),
     "compare-missing": (f"{COMPARE} {{root}}/absent.pt", ["{root}/absent.pt does not exist"]),
     "compare-damaged": (f"{COMPARE} {{root}}/damaged.pt", ["{root}/damaged.pt is damaged"]),
@@ -171,6 +194,8 @@ def refusals(
     save(root / "other-length.pt", checkpoint_of(short.spec, short))
     classifier = Classifier(models.build(EncoderSpec(name="resnet1d", options={"width": 2})), "linear", 5)
     save(root / "classifier.pt", checkpoint_of(classifier.encoder.spec, classifier, "linear"))
+    (root / "bad.toml").write_text("[lr]\nrange = [2, 1]\n")
+    (root / "odd.toml").write_text("[warp]\nrange = [1, 2]\n")
     cases = [args.format(root=root, beats=small_data_dir, case=case).split() for case, (args, _) in BAD_INPUTS.items()]
     store = STORE_ELSEWHERE.format(store=str(root / "out" / "results.jsonl"))
     return root, dict(zip(BAD_INPUTS, run_many("finetune", cases, store), strict=True))
@@ -190,3 +215,14 @@ def test_one_mistake_in_a_process_of_its_own(tmp_path: Path, python: Python) -> 
     done = python("-m", "finetune", "train", "--encoder", missing, "--tracking", "none", "--out", tmp_path / "a.pt")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {missing} does not exist\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_schedule_is_shown_and_written(tmp_path: Path, run_many: RunMany) -> None:
+    save_encoder(tmp_path / "encoder.pt")
+    flags = f"schedule --encoder {tmp_path}/encoder.pt --schedule gradual --epochs 4 --json {tmp_path}/a.json"
+    ((code, stdout, stderr),) = run_many("finetune", [flags.split()])
+    assert (code, stderr) == (0, "")
+    rows = json.loads((tmp_path / "a.json").read_text())
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
+    assert rows[0]["rates"]["stem"] is None and rows[3]["rates"]["block4"] > 0
+    assert "block4" in stdout and f"{rows[3]['parameters']:,}" in stdout
