@@ -75,6 +75,11 @@ class Study:
     def searched(self, arm: Arm) -> list[RunResult]:
         return [result for result in self.finished("search") if result.arm == arm.name]
 
+    def compared(self, arm: Arm) -> list[RunResult]:
+        """The arm's first trials, as many as every arm has tried: who had more time has no better chance."""
+        tried = min(len(self.searched(one)) + len(self.failures(one)) for one in self.arms)
+        return self.searched(arm)[: max(1, tried - len(self.failures(arm)))]
+
     def values(self, confusion: np.ndarray) -> tuple[float, ...]:
         """Of each objective."""
         return tuple(float(objective(name, self.base.classes)(confusion)) for name in self.objectives)

@@ -73,21 +73,18 @@ def search(study: Study, plan: Search, seconds: float) -> dict[str, Recipe]:
         ValueError: every trial of an arm failed.
     """
     shelf = SharedShelf.start()
-    return {
-        arm.name: _search_arm(study, plan, arm, shelf, max(seconds / len(study.arms), SHORTEST_SEARCH_S))
-        for arm in study.arms
-    }
+    for arm in study.arms:
+        _search_arm(study, plan, arm, shelf, max(seconds / len(study.arms), SHORTEST_SEARCH_S))
+    return {arm.name: recipe_of(study.best(study.compared(arm))) for arm in study.arms}
 
 
-def _search_arm(study: Study, plan: Search, arm: Arm, shelf: SharedShelf, time_budget_s: float) -> Recipe:
+def _search_arm(study: Study, plan: Search, arm: Arm, shelf: SharedShelf, time_budget_s: float) -> None:
     missing = plan.num_trials - len(study.searched(arm)) - len(study.failures(arm))
     if missing > 0:
         _run_trials(study, plan, arm, shelf, missing, time_budget_s)
-    done = study.searched(arm)
-    if not done:
+    if not study.searched(arm):
         why = next((f": {failure['why']}" for failure in study.failures(arm)), ", or the time was too short")
         raise ValueError(f"no trial of the arm {arm.name} has finished: they failed{why}")
-    return recipe_of(study.best(done))
 
 
 def _run_trials(study: Study, plan: Search, arm: Arm, shelf: SharedShelf, missing: int, time_budget_s: float) -> None:

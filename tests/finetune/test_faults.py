@@ -254,17 +254,18 @@ def test_killed_workers_are_replaced_and_a_trial_goes_on_from_its_last_epoch(ber
     assert all(epochs.count(1) == 1 and epochs == sorted(epochs) for epochs in of_trial.values()), of_trial
 
 
-HALF_OF_THEM_FAIL = """
+LARGE = 20_000_000
+MOST_FAIL = f"""
 [weight_decay]
 choices = [0.05, 1e12]
-[batch_size]
-choices = [64, 100_000]
+[rank]
+choices = [4, {LARGE}]
 """
 LITTLE_MEMORY = """
 from dataclasses import replace
 from experiments import cluster
 of = cluster.Workers.of
-cluster.Workers.of = lambda *given: replace(of(*given), bytes_each=2**28)
+cluster.Workers.of = lambda *given: replace(of(*given), bytes_each=2**30)
 """
 GRID = 4
 
@@ -273,10 +274,10 @@ GRID = 4
 def failing(tmp_path_factory: pytest.TempPathFactory, small_data_dir: Path) -> tuple[Tune, Answer]:
     """A search in which weights explode or memory is short in three of four trials, interrupted and continued."""
     folder = tmp_path_factory.mktemp("failing")
-    (folder / "half.toml").write_text(HALF_OF_THEM_FAIL)
-    tune = Tune(folder=folder, beats=small_data_dir, patch=LITTLE_MEMORY, width=32)
-    more = ("--space", folder / "half.toml", "--searcher", "grid", "--scheduler", "fifo", "--trials", str(GRID))
-    more = (*more, "--fixed.balance", "random_over", "--seeds", "1")
+    (folder / "most.toml").write_text(MOST_FAIL)
+    tune = Tune(folder=folder, beats=small_data_dir, patch=LITTLE_MEMORY)
+    more = ("--space", folder / "most.toml", "--searcher", "grid", "--scheduler", "fifo", "--trials", str(GRID))
+    more = (*more, "--fixed.schedule", "adapters", "--seeds", "1")
     process = tune.start(*more)
     wait_for(lambda: len(list(tune.runs.glob("*/failed.jsonl"))), process)
     process.send_signal(signal.SIGINT)
@@ -289,13 +290,12 @@ def test_a_trial_that_fails_fails_alone_and_is_not_tried_again(failing: tuple[Tu
     assert_complete(tune, answer, trials=1, seeds=1)
     (file,) = tune.runs.glob("*/failed.jsonl")
     failed = [json.loads(line) for line in file.read_text().splitlines()]
-    tried = [(one["arm"], one["config"]["weight_decay"], one["config"]["batch_size"]) for one in failed]
-    assert Counter(tried) == {(arm, *one): 1 for arm in ARMS for one in ((1e12, 64), (0.05, 100_000), (1e12, 100_000))}
+    tried = [(one["arm"], one["config"]["weight_decay"], one["config"]["rank"]) for one in failed]
+    assert Counter(tried) == {(arm, *one): 1 for arm in ARMS for one in ((1e12, 4), (0.05, LARGE), (1e12, LARGE))}
     for one in failed:
-        assert ("can't allocate memory" if one["config"]["batch_size"] > 64 else "the loss became nan") in one["why"]
+        assert ("can't allocate memory" if one["config"]["rank"] == LARGE else "the loss became nan") in one["why"]
     content = json.loads((tune.folder / "tune.json").read_text())
     assert (content["failed"], [row["failed"] for row in content["search_results"]]) == (failed, [3, 3])
-    assert {(result.config["weight_decay"], result.config["batch_size"]) for result in tune.results("final")} == {
-        (0.05, 64)
-    }
+    found = {(result.config["weight_decay"], result.config["rank"]) for result in tune.results("final")}
+    assert found == {(0.05, 4)}
     assert "failed" in answer.stdout
