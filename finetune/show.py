@@ -115,10 +115,9 @@ def spending(study: Study, searched: Sequence[RunResult]) -> list[dict[str, Any]
         trials = [result for result in searched if result.arm == arm.name]
         if trials:
             total = {name: sum(trial.cost[name] for trial in trials) for name in ("epochs", "beats", "seconds")}
-            counts = {"trials": len(trials), "failed": len(study.failures(arm)), "compared": len(study.compared(arm))}
-            spent.append(
-                {"arm": arm.name, **counts, **total, "best": study.best(study.compared(arm) or trials).to_json()}
-            )
+            compared = study.compared(arm)
+            counts = {"trials": len(trials), "compared": len(compared), "failed": len(study.failures(arm))}
+            spent.append({"arm": arm.name, **counts, **total, "best": study.best(compared).to_json()})
     return spent
 
 
@@ -142,15 +141,8 @@ def _search_table(study: Study, spent: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(title="Search: spending, and the best recipe by validation", title_style="bold")
     table.caption = "compared: as many of an arm's first trials as every arm has tried; the best is one of these"
     table.add_column("arm")
-    for header in (
-        "trials",
-        "compared",
-        "failed",
-        "epochs",
-        "beats seen",
-        "worker time",
-        *map(_words, study.objectives),
-    ):
+    headers = ("trials", "compared", "failed", "epochs", "beats seen", "worker time")
+    for header in (*headers, *map(_words, study.objectives)):
         table.add_column(header, justify="right")
     table.add_column("best recipe")
     for row in spent:

@@ -77,8 +77,9 @@ class Study:
 
     def compared(self, arm: Arm) -> list[RunResult]:
         """The arm's first trials, as many as every arm has tried: who had more time has no better chance."""
-        tried = min(len(self.searched(one)) + len(self.failures(one)) for one in self.arms)
-        return self.searched(arm)[: max(1, tried - len(self.failures(arm)))]
+        tried = [len(self.searched(one)) + len(self.failures(one)) for one in self.arms]
+        fewest = min(number for number in tried if number) if any(tried) else 0
+        return self.searched(arm)[: max(1, fewest - len(self.failures(arm)))]
 
     def values(self, confusion: np.ndarray) -> tuple[float, ...]:
         """Of each objective."""
