@@ -105,7 +105,11 @@ class Workers:
         resources = {"cpu": 1.0}
         if device != "cpu" and address is not None:
             resources["gpu"] = 1 / GPU_WORKERS
-        usual = default_workers(device) if address is None else cores
+        usual = cores
+        if address is None:
+            usual = default_workers(device)
+        elif device != "cpu":
+            usual = max(1, int(total.get("GPU", 0) * GPU_WORKERS))
         return cls(number=number or usual, resources=resources, bytes_each=int(total.get("memory", 2**33) / cores))
 
 

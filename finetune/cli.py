@@ -122,11 +122,13 @@ class Tune(FineTuneFlags):
     """Time for the whole command, such as 90s, 10m or 2h; trials, epochs and seeds are planned to fit."""
     space: str = "default"
     """Search space: small, default, wide (see `python -m experiments spaces`), or a .toml FILE."""
-    fixed: Recipe = field(default_factory=Recipe)
-    """What is not searched; what differs here from its default is taken out of the space."""
+    fixed: tuple[str, ...] = ()
+    """NAME=VALUE of what is not searched, such as schedule=gradual or intervals=causal: any field of a recipe (the
+    flags of `train`). What concerns pretrained weights alone is not held against scratch."""
     objective: tuple[str, ...] = ("macro_recall",)
     """What the search maximises on validation data: macro_recall, macro_f1, recall_V, precision_S …; of several the
-    Pareto front is shown, and the recipe of the highest mean compared."""
+    Pareto front is shown, and the recipe of the highest mean compared. Which epoch of a run is kept, and which arm is
+    chosen in the end, goes by macro recall."""
     searcher: Literal["tpe", "random", "grid"] = "tpe"
     """Where to look next."""
     scheduler: Literal["asha", "fifo", "median", "hyperband", "pbt"] = "asha"
@@ -155,8 +157,6 @@ class Tune(FineTuneFlags):
         cli.at_least_one(**{name: count for name, count in counts.items() if count is not None})
         if self.scratch_plus is not None and self.scratch_plus < 0:
             raise ValueError(f"--scratch-plus {self.scratch_plus}: 0 or more seeds are needed")
-        if "epochs" in self.fixed.changed():
-            raise ValueError("--fixed.epochs: the search plans its epochs; --epochs are those of the compared runs")
         for name in self.objective or ("",):
             if not name or self.objective.count(name) > 1:
                 raise ValueError(f"--objective {name}: {'named twice' if name else 'name one or more'}")
@@ -177,12 +177,11 @@ class Tune(FineTuneFlags):
         """Of the study: one for each checkpoint, data set, protocol and seed."""
         return cli.RUNS / f"tune_{Path(self.encoder).stem}_{short_name(self.data)}_{self.protocol}_seed{self.seed}"
 
-    def settings(self) -> dict[str, int | float | str | None]:
+    def settings(self) -> dict[str, int | str | None]:
         """What a resumed study must have in common with the interrupted one."""
         names = "encoder data protocol budget epochs trials seeds scratch_plus seed threads precision device"
         search = {"searcher": self.searcher, "scheduler": self.scheduler, "objective": " ".join(self.objective)}
-        changed = {f"fixed.{name}": value for name, value in self.fixed.changed().items()}
-        return {name: getattr(self, name) for name in names.split()} | search | changed
+        return {name: getattr(self, name) for name in names.split()} | search | {"fixed": " ".join(self.fixed)}
 
 
 @dataclass(frozen=True, kw_only=True)

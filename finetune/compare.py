@@ -51,6 +51,7 @@ def run_comparison(flags: Compare) -> None:
     ):
         from finetune.grid import Grid, run_grid
 
+        workers = cluster.Workers.of(flags.threads, flags.address, device)
         grid = Grid(
             groups=grouped,
             seeds=range(flags.seed, flags.seed + flags.seeds),
@@ -60,7 +61,8 @@ def run_comparison(flags: Compare) -> None:
             context=flags.context(first, comparison=_name(flags, settings)),
             load_split=lambda seed: first if seed == flags.seed else flags.load_split(seed),
             machine=machine,
-            num_workers=cluster.Workers.of(flags.threads, flags.address, device).number,
+            num_workers=workers.number,
+            resources=workers.resources,
         )
         tables.say(
             f"{grid.num_runs} runs on {grid.num_workers} one-thread workers, {machine.precision} on {machine.device}"

@@ -45,7 +45,7 @@ def final_runs(study: Study, plan: Finals, best: Mapping[str, Recipe]) -> list[F
     arms = [
         (transfer, best["transfer"]),
         (scratch, best["scratch"]),
-        (replace(scratch, name="random-frozen"), replace(best["transfer"], schedule="frozen")),
+        (replace(scratch, name="random-frozen"), replace(best["transfer"].untrained(), schedule="frozen")),
     ]
     plus = Final(
         arm=replace(scratch, name="scratch+"), recipe=replace(best["scratch"], epochs=plan.plus_epochs), seed=0
@@ -71,7 +71,8 @@ def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats,
     split = replace(study.split.without_test(), train=train_part)
     context, shared_split, shared_test = study.context("final"), ray.put(split), ray.put(test)
     shelf = SharedShelf.start()
-    started = ((final, run_final(final, context, shared_split, shared_test, study.machine, shelf)) for final in left)
+    shared = shared_split, shared_test, study.machine, shelf, study.resources
+    started = ((final, run_final(final, context, *shared)) for final in left)
 
     def stop_in_time() -> None:
         study.stop_if_interrupted()
@@ -102,6 +103,7 @@ def run_final(
     test: ray.ObjectRef,
     machine: Machine,
     shelf: SharedShelf,
+    resources: Mapping[str, float],
 ) -> ray.ObjectRef:
     """Start a run on a worker.
 
@@ -109,7 +111,8 @@ def run_final(
         split: a Split without its test part, in the object store.
         test: the test part's Beats, likewise.
     """
-    return _final.remote(final, context, split, test, machine, shelf)
+    task = _final.options(num_gpus=resources.get("gpu", 0.0))
+    return task.remote(final, context, split, test, machine, shelf)
 
 
 @ray.remote(num_cpus=1)

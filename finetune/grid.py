@@ -1,6 +1,6 @@
 """The runs of `compare`: every arm on every seed and label fraction, side by side on Ray, recorded as they come."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import ray
@@ -33,6 +33,8 @@ class Grid:
     """By seed."""
     machine: Machine
     num_workers: int
+    resources: Mapping[str, float]
+    """Of a run, in Ray's terms."""
 
     @property
     def num_runs(self) -> int:
@@ -89,7 +91,7 @@ def _start(grid: Grid) -> Iterator[tuple[Final, ray.ObjectRef]]:
                     continue
                 context = _labelled(grid.context, arm, fraction, seed, len(split.train))
                 final = Final(arm=arm, recipe=group.adapt(recipe), seed=seed)
-                yield final, run_final(final, context, shared, test, grid.machine, shelf)
+                yield final, run_final(final, context, shared, test, grid.machine, shelf, grid.resources)
 
 
 def fewer(split: Split, fraction: float, seed: int) -> Split:

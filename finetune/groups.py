@@ -39,8 +39,8 @@ class Group:
     def adapt(self, recipe: Recipe) -> Recipe:
         """The comparison's recipe for this group: there is nothing in random weights to spare, or everything."""
         if self.arm == "scratch":
-            return replace(recipe, schedule="full", ratio=1.0)
-        return replace(recipe, schedule="frozen") if self.arm == "random-frozen" else recipe
+            return recipe.untrained()
+        return replace(recipe.untrained(), schedule="frozen") if self.arm == "random-frozen" else recipe
 
 
 def group_arms(arms: Sequence[Arm]) -> list[Group]:

@@ -53,7 +53,7 @@ class Search:
 
     @property
     def grace_epochs(self) -> int:
-        """No trial is judged before this epoch: until then a schedule may not have thawed every stage."""
+        """No trial is judged before this epoch."""
         return max(1, round(self.num_epochs * 2 / 3))
 
     def __str__(self) -> str:

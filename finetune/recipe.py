@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from experiments.cli import at_least_one
@@ -12,6 +13,8 @@ from finetune.schedules import Freezing
 if TYPE_CHECKING:
     from experiments.results import RunResult
 
+PLANNED = ("epochs", "validate_every")
+"""What a search decides by its plan."""
 AUGMENTS = ("none", "thawed", "always")
 
 
@@ -66,27 +69,21 @@ class Recipe(Freezing):
     """Alarms: each class's threshold is the highest that finds this share of its validation beats."""
 
     def __str__(self) -> str:
+        """What is usually asked first, and whatever else differs from the defaults."""
         ratio = [] if self.schedule == "frozen" else [f"ratio {self.ratio:.2g}"]
         words = [self.schedule, *ratio, f"lr {self.lr:.2g}", self.head, self.balance]
-        more = (
-            "num_stages",
-            "which_stage",
-            "layer_decay",
-            "l2_sp",
-            "batchnorm",
-            "loss",
-            "intervals",
-            "augment",
-            "average",
-            "weight_power",
-        )
-        rest = [f"{name.replace('_', ' ')} {_short(value)}" for name, value in self.changed().items() if name in more]
-        return ", ".join([*words, *rest])
+        said = ("schedule", "ratio", "lr", "head", "balance", "epochs", "validate_every", "batch_size")
+        rest = {name: value for name, value in self.changed().items() if name not in said}
+        return ", ".join([*words, *(f"{name.replace('_', ' ')} {_short(value)}" for name, value in rest.items())])
 
     @property
     def adapter_rank(self) -> int:
         """0 for a schedule without adapters."""
         return self.rank if self.schedule == "adapters" else 0
+
+    def untrained(self) -> Recipe:
+        """The same for random weights: there is nothing in them to spare, to go near, or to normalise by."""
+        return replace(self, **asdict(Freezing()), l2_sp=0.0, batchnorm="stage")
 
     def changed(self) -> dict[str, bool | int | float | str]:
         """What differs from the defaults."""
@@ -130,6 +127,26 @@ class Recipe(Freezing):
 
 def _short(value: object) -> str:
     return f"{value:.2g}" if isinstance(value, float) else str(value)
+
+
+def fixed_by(assignments: Sequence[str]) -> dict[str, str | int | float]:
+    """NAME=VALUE, such as schedule=gradual → the fields of a recipe that are said, of their types.
+
+    Raises:
+        ValueError: no such field, or a value that it cannot have.
+    """
+    usual, said = asdict(Recipe()), {}
+    for assignment in assignments:
+        name, _, text = assignment.partition("=")
+        name = name.replace("-", "_")
+        if name not in usual or name in PLANNED:
+            choices = ", ".join(choice for choice in usual if choice not in PLANNED)
+            raise ValueError(f"--fixed {assignment}: NAME=VALUE is needed, NAME one of {choices}")
+        try:
+            said[name] = type(usual[name])(text)
+        except ValueError:
+            raise ValueError(f"--fixed {assignment}: {text!r} is not a number") from None
+    return said
 
 
 def recipe_of(result: RunResult) -> Recipe:

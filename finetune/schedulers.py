@@ -12,6 +12,8 @@ from ray.tune.schedulers import TrialScheduler
 
 from experiments.space import Space
 
+MATURITY = "maturity"
+"""What trials are judged by: their epochs, but none until one has passed since their schedule's last thaw."""
 FREE = ("lr", "weight_decay")
 """What population-based training changes in the middle of a run: nothing else of a recipe can be."""
 
@@ -22,7 +24,7 @@ class Race:
 
     num_epochs: int
     grace_epochs: int
-    """No trial is judged before this epoch: until then a gradual schedule may not have thawed every stage."""
+    """No trial is judged before this epoch, whatever its schedule."""
     space: Space
 
 
@@ -33,17 +35,19 @@ def fifo(_race: Race) -> TrialScheduler:
 
 def asha(race: Race) -> TrialScheduler:
     """Of the trials that have come as far, the better third goes on (Li et al. 2018, arXiv 1810.05934)."""
-    return schedulers.ASHAScheduler(max_t=race.num_epochs, grace_period=race.grace_epochs, reduction_factor=3)
+    return schedulers.ASHAScheduler(
+        time_attr=MATURITY, max_t=race.num_epochs, grace_period=race.grace_epochs, reduction_factor=3
+    )
 
 
 def hyperband(race: Race) -> TrialScheduler:
     """Brackets of trials that wait for each other, and are halved (Li et al. 2016, arXiv 1603.06560)."""
-    return schedulers.HyperBandScheduler(max_t=race.num_epochs, reduction_factor=3)
+    return schedulers.HyperBandScheduler(time_attr=MATURITY, max_t=race.num_epochs, reduction_factor=3)
 
 
 def median(race: Race) -> TrialScheduler:
     """Who is worse than the median of the others so far ends (Golovin et al. 2017, Google Vizier)."""
-    return schedulers.MedianStoppingRule(grace_period=race.grace_epochs, min_samples_required=3)
+    return schedulers.MedianStoppingRule(time_attr=MATURITY, grace_period=race.grace_epochs, min_samples_required=3)
 
 
 def pbt(race: Race) -> TrialScheduler:
@@ -53,16 +57,20 @@ def pbt(race: Race) -> TrialScheduler:
     Raises:
         ValueError: the space searches neither of `FREE`.
     """
-    ranges: dict[str, Any] = {
-        one.name: (tune.loguniform if one.scale == "log" else tune.uniform)(one.low, one.high)
-        for one in race.space.dimensions
-        if one.name in FREE and one.is_continuous and not one.when
-    }
-    if not ranges:
+    free = [one for one in race.space.dimensions if one.name in FREE and one.is_continuous and not one.when]
+    ranges = {one.name: (tune.loguniform if one.scale == "log" else tune.uniform)(one.low, one.high) for one in free}
+
+    def within(config: dict[str, Any]) -> dict[str, Any]:
+        return config | {one.name: min(max(config[one.name], one.low), one.high) for one in free}
+
+    if not free:
         raise ValueError(f"--scheduler pbt: space {race.space.name} has no range of {' or '.join(FREE)} to change")
     interval = max(1, race.num_epochs // 4)
     return schedulers.PopulationBasedTraining(
-        time_attr="training_iteration", perturbation_interval=interval, hyperparam_mutations=ranges
+        time_attr="training_iteration",
+        perturbation_interval=interval,
+        hyperparam_mutations=dict(ranges),
+        custom_explore_fn=within,
     )
 
 

@@ -176,6 +176,11 @@ class Timeline:
         self.full_scales = _full_scales(stages, how)
         self.since = [self._since(number) for number in range(len(self.phases))]
 
+    @property
+    def settled(self) -> float:
+        """Share of the training after which nothing thaws or freezes any more."""
+        return self.starts[-1]
+
     def at(self, progress: float) -> int:
         """Number of the phase at this share of the training."""
         return bisect_right(self.starts, progress) - 1

@@ -15,9 +15,8 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from experiments.space import Given, Scalar, Space
 from finetune.distributions import distributions
+from finetune.searchspace import GRID_POINTS
 
-GRID_POINTS = 3
-"""Of each range, in a grid."""
 Config = dict[str, Scalar]
 
 
@@ -54,7 +53,8 @@ class Asker(Searcher):
         directions = [optuna.study.StudyDirection.MAXIMIZE] * question.num_objectives
         self.study = optuna.create_study(directions=directions, sampler=sampler)
         for known in (*question.prior, *question.tried):
-            self.study.add_trial(self._as_trial(known))
+            if question.space.accepts(known.config, question.facts):
+                self.study.add_trial(self._as_trial(known))
         if not (question.prior or question.tried):
             self.study.enqueue_trial(question.space.first(question.facts))
 
@@ -127,8 +127,9 @@ def random(question: Question) -> Searcher:
 
 
 def tpe(question: Question) -> Searcher:
-    """Tree-structured Parzen estimator (Bergstra et al. 2011); conditions split the space into groups."""
-    return Asker(question, TPESampler(seed=question.seed, n_startup_trials=5))
+    """Tree-structured Parzen estimator (Bergstra et al. 2011, NIPS), each dimension by itself; trials that are still
+    running count as bad ones, so that two workers look at different places."""
+    return Asker(question, TPESampler(seed=question.seed, n_startup_trials=5, constant_liar=True))
 
 
 SEARCHERS: Mapping[str, Callable[[Question], Searcher]] = {"tpe": tpe, "random": random, "grid": grid}

@@ -63,7 +63,7 @@ class Study:
         if self.interrupted():
             raise KeyboardInterrupt
 
-    def context(self, stage: str, **labels: str) -> Context:
+    def context(self, stage: str, **labels: str | int) -> Context:
         """Of the results of one stage, search or final."""
         return replace(self.base, labels={"study": self.name, "stage": stage, **labels})
 
@@ -75,11 +75,22 @@ class Study:
     def searched(self, arm: Arm) -> list[RunResult]:
         return [result for result in self.finished("search") if result.arm == arm.name]
 
+    def num_started(self, arm: Arm) -> int:
+        """Trials that have had a number."""
+        return max((number + 1 for number in self._numbers(arm)), default=0)
+
     def compared(self, arm: Arm) -> list[RunResult]:
-        """The arm's first trials, as many as every arm has tried: who had more time has no better chance."""
-        tried = [len(self.searched(one)) + len(self.failures(one)) for one in self.arms]
-        fewest = min(number for number in tried if number) if any(tried) else 0
-        return self.searched(arm)[: max(1, fewest - len(self.failures(arm)))]
+        """Of the trials that started first, as many as every arm has tried: who had more time has no better chance."""
+        tried = [len(self._numbers(one)) for one in self.arms]
+        fewest = min((number for number in tried if number), default=0)
+        first = sorted(self._numbers(arm))[:fewest]
+        searched = self.searched(arm)
+        return [result for result in searched if result.config["number"] in first] or searched[:1]
+
+    def _numbers(self, arm: Arm) -> list[int]:
+        """Of the trials that have ended, well or not."""
+        searched = [int(result.config["number"] or 0) for result in self.searched(arm)]
+        return searched + [failure["number"] for failure in self.failures(arm)]
 
     def values(self, confusion: np.ndarray) -> tuple[float, ...]:
         """Of each objective."""
@@ -109,9 +120,10 @@ class Study:
         with self.tracked.child(name, config, {"arm": result.arm, "badge": result.badge}, key=key) as run:
             run.log(result.metrics | result.cost)
 
-    def fail(self, arm: Arm, config: Mapping[str, Any], why: str) -> None:
+    def fail(self, arm: Arm, number: int, config: Mapping[str, Any], why: str) -> None:
         """A trial that failed has been tried: it counts, and is not tried again."""
-        append_line(self._failed, json.dumps({"study": self.name, "arm": arm.name, "config": config, "why": why}))
+        failed = {"study": self.name, "arm": arm.name, "number": number, "config": config, "why": why}
+        append_line(self._failed, json.dumps(failed))
 
     def failures(self, arm: Arm | None = None) -> list[dict[str, Any]]:
         found = [json.loads(line) for line in read_lines(self._failed)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -15,19 +15,21 @@ from uuid import uuid4
 from torch.nn import functional
 
 import data
+from data.balance import BALANCES
 from data.split import Split
 from experiments import cluster, loop, results, tables
 from experiments.cli import continuing
 from experiments.files import write_json
 from experiments.machine import Machine, resolve_device, resolve_precision
 from experiments.metrics import objective
+from experiments.results import RunResult
 from experiments.space import Space
 from experiments.tracking import Run, Tracker
 from finetune import searchspace, show
 from finetune.plan import Finals, Search, Work, after_search_s, plan_finals, plan_search
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, fixed_by
 from finetune.studies import Study
-from finetune.train import Arm
+from finetune.train import Arm, Context
 from models.cost import count
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class Notes:
         settings = flags.settings() | made_of | {"space": space.to_json()}
         self.content: dict[str, Any] = {"name": uuid4().hex[:12], "settings": settings}
         if not (flags.resume and self.path.exists()):
+            self._keep_another()
             self.save()
             return
         self.content = json.loads(self.path.read_text())
@@ -61,6 +64,13 @@ class Notes:
             if self.content["settings"].get(name) != value:
                 was = self.content["settings"].get(name)
                 raise ValueError(f"{self.path} is of other settings: {name} was {_brief(was)}, is {_brief(value)}")
+
+    def _keep_another(self) -> None:
+        """The notes of an earlier study of the folder; its results are in the store."""
+        if self.path.exists():
+            kept = self.path.with_name(f"study_{json.loads(self.path.read_text())['name']}.json")
+            self.path.rename(kept)
+            tables.say(f"an earlier study of this folder is kept as {kept} (--resume would have continued it)")
 
     def save(self) -> None:
         write_json(self.path, self.content)
@@ -112,11 +122,14 @@ def run_study(flags: Tune, budget: Budget) -> None:
         ValueError: flags, data or a checkpoint that do not fit.
         KeyboardInterrupt: passed on after the table.
     """
+    fixed = fixed_by(flags.fixed)
+    recipe = replace(Recipe(), **fixed)
+    recipe.check()
     transfer = flags.arm()
     split = data.load_split(flags.data, flags.protocol, flags.data_folder, flags.seed)
-    transfer.check(split, flags.data, flags.fixed)
-    flags.fixed.check()
-    space = searchspace.checked(flags.space, flags.fixed, transfer)
+    transfer.check(split, flags.data, recipe)
+    space = searchspace.checked(flags.space, fixed, transfer)
+    _check_search(flags, space)
     for name in flags.objective:
         objective(name, split.train.classes)
     for line in (*split.train.notes, transfer.loaded):
@@ -130,8 +143,9 @@ def run_study(flags: Tune, budget: Budget) -> None:
             cluster.started(flags.threads or cluster.default_workers(resolve_device(flags.device)), flags.address),
             loop.deferred_interrupt() as interrupted,
         ):
-            notes.remember("tracked", tracked.id)
-            _run(flags, _study(flags, transfer, split, space, notes, tracked, interrupted), notes, budget)
+            if tracked.id:
+                notes.remember("tracked", tracked.id)
+            _run(flags, _study(flags, transfer, split, space, recipe, notes, tracked, interrupted), notes, budget)
 
 
 def _run(flags: Tune, study: Study, notes: Notes, budget: Budget) -> None:
@@ -141,6 +155,9 @@ def _run(flags: Tune, study: Study, notes: Notes, budget: Budget) -> None:
         _search_and_compare(flags, study, notes, budget)
     except KeyboardInterrupt:
         show.outcome(flags, study, notes.content, "interrupted")
+        raise
+    except ValueError:
+        show.outcome(flags, study, notes.content, "failed")
         raise
     except TimeoutError:
         show.outcome(flags, study, notes.content, "out of time")
@@ -154,6 +171,7 @@ def _study(
     transfer: Arm,
     split: Split,
     space: Space,
+    recipe: Recipe,
     notes: Notes,
     tracked: Run,
     interrupted: Callable[[], bool],
@@ -167,12 +185,12 @@ def _study(
         arms=(transfer, Arm(name="scratch", spec=transfer.spec)),
         split=split,
         base=base,
-        base_recipe=flags.fixed,
+        base_recipe=recipe,
         space=space,
         objectives=flags.objective,
         searcher=flags.searcher,
         scheduler=flags.scheduler,
-        prior=searchspace.earlier(results.read(results.STORE), transfer, base, space) if flags.warm_start else (),
+        prior=_prior(flags, transfer, base, recipe, space, notes.content["name"]),
         seed=flags.seed,
         num_workers=workers.number,
         resources=workers.resources,
@@ -186,6 +204,27 @@ def _study(
     )
 
 
+def _prior(flags: Tune, arm: Arm, base: Context, recipe: Recipe, space: Space, own: str) -> Sequence[RunResult]:
+    if not flags.warm_start:
+        return ()
+    return searchspace.earlier(results.read(results.STORE), arm, base, recipe, space, flags.seed, own)
+
+
+def _check_search(flags: Tune, space: Space) -> None:
+    """What would otherwise be found out after the start.
+
+    Raises:
+        ValueError: a grid without end, or nothing that population-based training could change.
+    """
+    for pretrained in (True, False):
+        if flags.searcher == "grid":
+            space.grid(searchspace.GRID_POINTS, {"pretrained": pretrained})
+    if flags.scheduler == "pbt":
+        from finetune.schedulers import SCHEDULERS, Race
+
+        SCHEDULERS["pbt"](Race(num_epochs=1, grace_epochs=1, space=space))
+
+
 def _search_and_compare(flags: Tune, study: Study, notes: Notes, budget: Budget) -> None:
     from finetune.finals import final_runs, run_finals
 
@@ -194,7 +233,11 @@ def _search_and_compare(flags: Tune, study: Study, notes: Notes, budget: Budget)
     finals = Finals(**notes.content["finals"])
     best = {arm: Recipe(**recipe) for arm, recipe in notes.content["best"].items()}
     tables.say(f"comparison: {finals}, {tables.duration(max(0.0, budget.left_s))} left")
-    run_finals(study, finals, final_runs(study, finals, best), study.split.load_test(), budget.deadline)
+    runs = final_runs(study, finals, best)
+    run_finals(study, finals, runs, study.split.load_test(), budget.deadline)
+    tested = [result for result in study.finished("final") if result.part == "test"]
+    if len(tested) < len(runs):
+        raise ValueError(f"{len(runs) - len(tested)} of the {len(runs)} compared runs failed: see what they said")
 
 
 def _plan_and_search(flags: Tune, study: Study, notes: Notes, budget: Budget) -> None:
@@ -206,7 +249,9 @@ def _plan_and_search(flags: Tune, study: Study, notes: Notes, budget: Budget) ->
     from finetune.schedulers import SPENDS
     from finetune.tune import measure_speed, search
 
-    num_arms, extra = len(study.arms), _extra_epochs(study)
+    num_arms, extra = len(study.arms), _extra_epochs(study, study.base_recipe)
+    if flags.scratch_plus and not extra:
+        raise ValueError(f"--scratch-plus: {study.arms[0].origin} does not say what its pretraining has cost")
 
     def measured() -> Work:
         study.stop_if_interrupted()
@@ -217,27 +262,31 @@ def _plan_and_search(flags: Tune, study: Study, notes: Notes, budget: Budget) ->
             num_workers=study.num_workers,
         )
 
-    def finals(left_s: float, work: Work) -> Finals:
+    def finals(left_s: float, work: Work, extra: float) -> Finals:
         return plan_finals(left_s, work, num_arms, flags.seeds, flags.epochs, extra, flags.scratch_plus)
 
     if "search" not in notes.content:
         work = measured()
         plan = plan_search(budget.left_s, work, num_arms, flags.trials, SPENDS[study.scheduler])
         notes.remember("search", asdict(plan))
-        show.plan(study, work, plan, finals(after_search_s(budget.left_s, num_arms), work), budget.seconds, extra)
+        left_s = after_search_s(budget.left_s, num_arms)
+        show.plan(study, work, plan, finals(left_s, work, extra), budget.seconds, extra)
     best = search(study, Search(**notes.content["search"]), budget.left_s * SEARCH_AT_MOST)
     if budget.left_s <= 0:
         raise TimeoutError
     notes.content["best"] = {arm: asdict(recipe) for arm, recipe in best.items()}
     work = measured()  # what else the machine does may have changed
-    notes.remember("finals", asdict(finals(budget.left_s, work)))
+    extra = _extra_epochs(study, best["scratch"])
+    notes.remember("finals", asdict(finals(budget.left_s, work, extra)))
 
 
-def _extra_epochs(study: Study) -> float:
-    """What the pretraining has cost, in epochs of training the same encoder from scratch: counted multiply-adds."""
+def _extra_epochs(study: Study, recipe: Recipe) -> float:
+    """What the pretraining has cost, in epochs of training the same encoder from scratch by a recipe whose balance may
+    add or drop beats: counted multiply-adds."""
     checkpoint = study.arms[0].checkpoint
     spent = float(checkpoint.cost.get("multiply_adds", 0.0)) if checkpoint else 0.0
     model = study.arms[1].build("linear", study.split.train.num_classes, study.seed)
     signal, target = study.split.train.signal[:COUNTED], study.split.train.labels[:COUNTED]
     a_beat = count(lambda: functional.cross_entropy(model(signal), target).backward()) / len(signal)
-    return spent / (a_beat * len(study.split.train))
+    num_beats = len(BALANCES[recipe.balance](study.split.train, study.seed).beats)
+    return spent / (a_beat * num_beats)

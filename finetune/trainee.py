@@ -111,7 +111,9 @@ class FineTuning:
         self.timeline = Timeline(recipe, list(model.encoder.stages))
         self._check_something_learns()
         self.anchor = self._anchor() if recipe.l2_sp else []
-        self.average = Average(model) if recipe.average else None
+        self.decays = [group["weight_decay"] for group in self.optimizer.param_groups]
+        self.average = MovingAverage(model) if recipe.average else None
+        model.train()
         self.phase: int | None = None
         self.boundary: Boundary | None = None
         self.augmented = False
@@ -127,8 +129,7 @@ class FineTuning:
         return shuffled(len(self.signal), self.recipe.batch_size, seed)
 
     def before_step(self, progress: float) -> None:
-        if self.average and progress:
-            self.average.update(self.module, self._half_life_steps())
+        self._follow()
         rate = self.recipe.lr * loop.warm_up_cosine(progress)
         scales = self.timeline.scales(progress)
         rates = {stage: {kind: rate * scale for kind, scale in kinds.items()} for stage, kinds in scales.items()}
@@ -145,12 +146,15 @@ class FineTuning:
             logits = self.module(signal, intervals)
         else:
             logits = self.module.above(self.boundary.num_steps, self.boundary.train[index], intervals)
+        if self.average:
+            self.average.is_behind = True
         return self.criterion(logits, self.target[index]) + self._pull()
 
     def after_epoch(self, epoch: int, loss: float) -> bool:
         number = epoch + 1
         if number % self.recipe.validate_every and number < self.recipe.epochs:
             return False
+        self._follow()
         model = self.average.model if self.average else self.module
         confusion = confusion_of(predict(model, self.validation, self.recipe.intervals, self.boundary), self.validation)
         metrics = {"loss": loss, **scores(confusion)}
@@ -180,12 +184,15 @@ class FineTuning:
         self.anchor = [(now, start) for (now, _), start in zip(self.anchor, state["anchor"], strict=True)]
         if self.average:
             self.average.restore(state["average"])
+        for group, decay in zip(self.optimizer.param_groups, self.decays, strict=True):
+            group["weight_decay"] = decay  # this recipe's, where it may differ from the state's
 
     def _enter(self, number: int) -> None:
         """A phase begins, or goes on after an interruption."""
         self.phase, self.boundary = number, None
         num_steps = frozen_steps(self.module)
-        self.augmented = self.recipe.augment == "always" or (self.recipe.augment == "thawed" and not num_steps)
+        first_learns = next(iter(self.module.encoder.stages)) not in self.module.still
+        self.augmented = self.recipe.augment == "always" or (self.recipe.augment == "thawed" and first_learns)
         lasts = (self.timeline.end(number) - self.timeline.starts[number]) * self.recipe.epochs
         if self.shelf is None or not num_steps or self.augmented or lasts < WORTH_KEEPING:
             return
@@ -199,8 +206,11 @@ class FineTuning:
         below = set(stages[: stages.index(list(self.module.encoder.steps)[num_steps - 1]) + 1])
         return any(below & set(phase.learns) for phase in self.timeline.phases[:number])
 
-    def _half_life_steps(self) -> float:
-        return self.recipe.average * max(1, round(len(self.signal) / self.recipe.batch_size))
+    def _follow(self) -> None:
+        """Take the last step's weights into the average."""
+        if self.average and self.average.is_behind:
+            steps = max(1, round(len(self.signal) / self.recipe.batch_size))
+            self.average.update(self.module, self.recipe.average * steps)
 
     def _anchor(self) -> list[tuple[nn.Parameter, Tensor]]:
         """The encoder's parameters and where they start from; they do not decay."""
@@ -235,30 +245,34 @@ class FineTuning:
             )
 
 
-class Average:
+class MovingAverage:
     """The moving average of a model's weights and statistics (Polyak and Juditsky 1992; Izmailov et al. 2018, arXiv
     1803.05407), young weights first: of its first steps it is the plain mean."""
 
     def __init__(self, model: Classifier) -> None:
         self.model = copy.deepcopy(model)
         self.num_updates = 0
+        self.is_behind = False
+        """A step was made since the last update."""
 
     @torch.no_grad()
     def update(self, model: Classifier, half_life_steps: float) -> None:
-        self.num_updates += 1
+        self.num_updates, self.is_behind = self.num_updates + 1, False
         share = max(1 / self.num_updates, 1 - 0.5 ** (1 / half_life_steps))
         own, now = self.model.state_dict(), model.state_dict()
         moving = [name for name, tensor in own.items() if tensor.is_floating_point()]
         torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
             [own[name] for name in moving], [now[name] for name in moving], share
         )
+        for name in own.keys() - set(moving):
+            own[name].copy_(now[name])
 
     def state(self) -> dict[str, Any]:
-        return {"weights": self.model.state_dict(), "num_updates": self.num_updates}
+        return {"weights": self.model.state_dict(), "num_updates": self.num_updates, "is_behind": self.is_behind}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         self.model.load_state_dict(state["weights"])
-        self.num_updates = state["num_updates"]
+        self.num_updates, self.is_behind = state["num_updates"], state["is_behind"]
 
 
 def _criterion(

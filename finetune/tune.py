@@ -29,7 +29,8 @@ from experiments.metrics import objective
 from experiments.results import RunResult
 from finetune.plan import Search
 from finetune.recipe import Recipe, recipe_of
-from finetune.schedulers import FREE, NEED_STATES, SCHEDULERS, Race
+from finetune.schedulers import FREE, MATURITY, NEED_STATES, SCHEDULERS, Race
+from finetune.schedules import Timeline
 from finetune.searchers import SEARCHERS, Question, Tried, population
 from finetune.shelves import SharedShelf
 from finetune.studies import Study
@@ -47,19 +48,21 @@ def measure_speed(study: Study) -> float:
     """Training beats a second of one worker while all of them are busy, the whole encoder learning."""
     train_part = subset(study.split.train, min(SPEED_BEATS, len(study.split.train)), study.seed)
     split = replace(study.split.without_test(), train=train_part, validation=train_part.select(torch.arange(32)))
-    shared = ray.put((study.arms[-1], split, study.context("speed"), study.machine))
+    recipe = replace(study.base_recipe.untrained(), balance=Recipe().balance)
+    shared = ray.put((study.arms[-1], split, recipe, study.context("speed"), study.machine))
     try:
-        return min(ray.get([_speed.remote(shared) for _ in range(study.num_workers)]))
+        task = _speed.options(num_gpus=study.resources.get("gpu", 0.0))
+        return min(ray.get([task.remote(shared) for _ in range(study.num_workers)]))
     except RayError as error:
         raise ValueError(f"a worker failed: {first_line(error)}") from error
 
 
 @ray.remote(num_cpus=1)
-def _speed(shared: tuple[Arm, Split, Context, Machine]) -> float:
-    arm, split, context, machine = shared
+def _speed(shared: tuple[Arm, Split, Recipe, Context, Machine]) -> float:
+    arm, split, recipe, context, machine = shared
     resolve_threads(machine.threads)
     for epochs in (1, 2):  # the first call warms up
-        cost = train(arm, split, Recipe(epochs=epochs), 0, context, machine).validation.cost
+        cost = train(arm, split, replace(recipe, epochs=epochs), 0, context, machine).validation.cost
     return cost["beats"] / cost["seconds"]
 
 
@@ -95,7 +98,7 @@ def _run_trials(study: Study, plan: Search, arm: Arm, shelf: SharedShelf, missin
         _trial,
         arm=arm,
         split=split,
-        base=replace(study.base_recipe, epochs=plan.num_epochs),
+        base=replace(_base(study, arm), epochs=plan.num_epochs),
         seed=study.seed,
         context=study.context("search"),
         machine=study.machine,
@@ -105,6 +108,7 @@ def _run_trials(study: Study, plan: Search, arm: Arm, shelf: SharedShelf, missin
         num_bytes=study.trial_bytes,
     )
     at_once = 0 if study.scheduler in NEED_STATES else study.num_workers
+    recorder = Recorder(study, arm, plan)
     race = Race(num_epochs=plan.num_epochs, grace_epochs=plan.grace_epochs, space=study.space)
     tune.Tuner(
         tune.with_resources(trial, dict(study.resources)),
@@ -123,11 +127,13 @@ def _run_trials(study: Study, plan: Search, arm: Arm, shelf: SharedShelf, missin
             name=arm.name,
             storage_path=str(study.folder / "ray"),
             verbose=0,
-            callbacks=[Recorder(study, arm, plan)],
+            callbacks=[recorder],
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1 if study.scheduler not in NEED_STATES else None),
         ),
     ).fit()
+    if study.scheduler in NEED_STATES:
+        recorder.record_unfinished()
     shutil.rmtree(study.folder / "ray" / arm.name, ignore_errors=True)
 
 
@@ -176,11 +182,16 @@ def _trial(
     resolve_threads(machine.threads)
     limit_memory(num_bytes, machine.device)
     measures = [objective(name, context.classes) for name in objectives]
+    recipe = replace(base, **_drawn(config))
+    settled = Timeline(recipe, arm.stages).settled
     last: dict[str, Any] = {}
 
     def note(epoch: Epoch) -> None:
         values = [float(measure(epoch.kept_confusion)) for measure in measures]
+        done = epoch.number + 1
+        has_settled = not settled or done >= settled * recipe.epochs + 1
         last.update(objective=values[0], objectives=values, confusion=epoch.kept_confusion.tolist(), beats=epoch.beats)
+        last.update({MATURITY: done if has_settled else 0})
         if not keeps_states:
             tune.report(dict(last))
 
@@ -196,7 +207,7 @@ def _trial(
             train(
                 arm,
                 split,
-                replace(base, **_drawn(config)),
+                recipe,
                 seed,
                 context,
                 machine,
@@ -208,8 +219,10 @@ def _trial(
                 free=FREE,
             )
         except (ValueError, MemoryError, RuntimeError) as error:
+            if "CUDA" in str(error) and "out of memory" not in str(error):
+                raise  # the whole process can no longer use the device
             why = " ".join(str(error).split()) or type(error).__name__
-            tune.report({"objective": 0.0, "failed": why})
+            tune.report({"objective": 0.0, MATURITY: recipe.epochs, "failed": why})
 
 
 class Recorder(tune.Callback):
@@ -218,11 +231,21 @@ class Recorder(tune.Callback):
     def __init__(self, study: Study, arm: Arm, plan: Search) -> None:
         self.study, self.arm, self.plan = study, arm, plan
         self.first_objective = study.objectives[0]
+        self.num_before = study.num_started(arm)
+        self.numbers: dict[str, int] = {}
+        """Of each trial, in the order in which they have started, those of an earlier start of the study first."""
+        self.trials: list[Any] = []
+        self.ended: set[str] = set()
         self.error: Exception | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Ray pickles its callbacks along with an experiment; this one is only ever made anew."""
         return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        del iteration, info
+        self.trials = trials
+        self.numbers.setdefault(trial.trial_id, self.num_before + len(self.numbers))
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         del iteration, trials, info
@@ -243,14 +266,22 @@ class Recorder(tune.Callback):
         with self._raised_at_step_end():
             self._record(trial)
 
+    def record_unfinished(self) -> None:
+        """Trials that advance together end together, when the time is over: what they had come to counts."""
+        for trial in self.trials:
+            if trial.trial_id not in self.ended and "confusion" in (trial.last_result or {}):
+                self._record(trial)
+
     def _record(self, trial: Any) -> None:
+        self.ended.add(trial.trial_id)
         last = trial.last_result
         if "confusion" not in last:
             self._leave_out(trial, last.get("failed", "no epoch was finished"))
             return
-        recipe = replace(self.study.base_recipe, **_drawn(trial.config), epochs=self.plan.num_epochs)
+        recipe = replace(_base(self.study, self.arm), **_drawn(trial.config), epochs=self.plan.num_epochs)
         cost = {"beats": last["beats"], "seconds": last["time_total_s"], "epochs": last["training_iteration"]}
-        context, confusion = self.study.context("search", trial=trial.trial_id), np.array(last["confusion"])
+        context = self.study.context("search", trial=trial.trial_id, number=self.numbers[trial.trial_id])
+        confusion = np.array(last["confusion"])
         result = context.result(self.arm, recipe, self.study.seed, "validation", confusion, cost)
         self.study.record(result)
         done = self.study.searched(self.arm)
@@ -271,7 +302,8 @@ class Recorder(tune.Callback):
         tables.say(f"search {self.arm.name}: a worker was lost, its trial goes on · {_in_words(_drawn(trial.config))}")
 
     def _leave_out(self, trial: Any, why: str) -> None:
-        self.study.fail(self.arm, _drawn(trial.config), why)
+        self.ended.add(trial.trial_id)
+        self.study.fail(self.arm, self.numbers.get(trial.trial_id, 0), _drawn(trial.config), why)
         tables.say(
             f"search {self.arm.name}: a trial failed and is left out · {why} · {_in_words(_drawn(trial.config))}"
         )
@@ -280,6 +312,11 @@ class Recorder(tune.Callback):
 def _drawn(config: Mapping[str, Any]) -> dict[str, Any]:
     """Without the dimensions that are not active, which Ray Tune has as None."""
     return {name: value for name, value in config.items() if value is not None}
+
+
+def _base(study: Study, arm: Arm) -> Recipe:
+    """What is not searched; random weights have no part in what concerns pretrained ones."""
+    return study.base_recipe if arm.checkpoint is not None else study.base_recipe.untrained()
 
 
 def _reason(trial: Any) -> str:

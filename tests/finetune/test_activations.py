@@ -158,10 +158,11 @@ def test_what_is_too_large_is_computed_anew(split: Split, monkeypatch: pytest.Mo
     assert shelf.kept == {}
 
 
+@pytest.mark.parametrize("schedule", ["top", "full"])
 @pytest.mark.parametrize("batchnorm", ["stage", "still", "moving"])
-def test_statistics_move_where_the_recipe_says(batchnorm: str, split: Split) -> None:
+def test_statistics_move_where_the_recipe_says(batchnorm: str, schedule: str, split: Split) -> None:
     model = arm_of("resnet1d").build("linear", 5, 0)
-    tuning = FineTuning(model, split, replace(RECIPE, schedule="top", batchnorm=batchnorm), 0, Machine())
+    tuning = FineTuning(model, split, replace(RECIPE, schedule=schedule, batchnorm=batchnorm), 0, Machine())
     before = {stage: weights_of(part) for stage, part in model.encoder.stages.items()}
     tuning.before_step(0.0)
     with torch.no_grad():
@@ -172,7 +173,8 @@ def test_statistics_move_where_the_recipe_says(batchnorm: str, split: Split) -> 
         if any(not torch.equal(tensor, before[stage][key]) for key, tensor in weights_of(part).items())
     }
     every = set(model.encoder.stages)
-    assert moved == {"stage": {"block4"}, "still": set(), "moving": every}[batchnorm]
+    learns = {"top": {"block4"}, "full": every}[schedule]
+    assert moved == {"stage": learns, "still": set(), "moving": every}[batchnorm]
 
 
 def test_steps_are_frozen_from_the_input_up_to_the_first_that_learns() -> None:

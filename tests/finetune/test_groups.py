@@ -108,10 +108,10 @@ def test_the_same_encoder_or_seed_twice_is_refused() -> None:
 
 def test_one_recipe_for_all_but_what_random_weights_cannot_use() -> None:
     frozen, scratch, transfer, _ = group_arms(FOUR)
-    recipe = Recipe(schedule="gradual", ratio=0.1, head="mlp", lr=1e-3)
+    recipe = Recipe(schedule="gradual", ratio=0.1, l2_sp=0.1, batchnorm="still", head="mlp", lr=1e-3)
     assert transfer.adapt(recipe) == recipe
-    assert scratch.adapt(recipe) == replace(recipe, schedule="full", ratio=1.0)
-    assert frozen.adapt(recipe) == replace(recipe, schedule="frozen")
+    assert scratch.adapt(recipe) == Recipe(head="mlp", lr=1e-3)
+    assert frozen.adapt(recipe) == Recipe(schedule="frozen", head="mlp", lr=1e-3)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from experiments.results import RunResult
 from experiments.space import Space, space_names
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, fixed_by
 from finetune.searchspace import checked, earlier
 from finetune.train import Arm, Context
 from models.encoder import EncoderSpec
@@ -17,7 +17,7 @@ ARM = Arm(name="scratch", spec=EncoderSpec(name="resnet1d"))
 @pytest.mark.parametrize("name", space_names())
 def test_every_space_that_comes_with_the_toolkit_fits_every_encoder(name: str) -> None:
     for encoder in ("resnet1d", "transformer1d", "gru"):
-        space = checked(name, Recipe(), Arm(name="scratch", spec=EncoderSpec(name=encoder)))
+        space = checked(name, {}, Arm(name="scratch", spec=EncoderSpec(name=encoder)))
         assert {"lr", "schedule"} <= {dimension.name for dimension in space.dimensions}
 
 
@@ -41,17 +41,53 @@ def test_what_a_recipe_or_the_encoder_refuses_is_named(text: str, said: str, tmp
     file = tmp_path / "mine.toml"
     file.write_text(text)
     with pytest.raises(ValueError, match=r"^space mine, dimension ") as error:
-        checked(str(file), Recipe(), ARM)
+        checked(str(file), {}, ARM)
     assert said in str(error.value)
 
 
 def test_what_the_user_fixes_is_not_searched() -> None:
-    space = checked("default", Recipe(schedule="gradual", average=1.0, lr=0.001), ARM)
+    space = checked("default", fixed_by(["schedule=gradual", "average=1", "lr=0.003"]), ARM)
     names = [dimension.name for dimension in space.dimensions]
     assert not {"schedule", "lr", "average"} & set(names)
     drawn = space.first({"pretrained": True})
     assert "thaw_interval" in drawn and "num_stages" not in drawn
     assert "thaw_interval" not in space.first({"pretrained": False})
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("speed=3", "--fixed speed=3: NAME=VALUE is needed, NAME one of schedule, num_stages"),
+        ("lr", "--fixed lr: '' is not a number"),
+        ("epochs=3", "--fixed epochs=3: NAME=VALUE is needed"),
+        ("lr=fast", "--fixed lr=fast: 'fast' is not a number"),
+        ("num-stages=1.5", "--fixed num-stages=1.5: '1.5' is not a number"),
+    ],
+)
+def test_a_mistake_in_what_is_fixed_is_named(assignment: str, said: str) -> None:
+    with pytest.raises(ValueError, match=r"^--fixed ") as error:
+        fixed_by([assignment])
+    assert said in str(error.value)
+
+
+def test_what_is_fixed_has_the_types_of_a_recipe() -> None:
+    fixed = fixed_by(["num-stages=2", "l2_sp=1e-3", "head=mlp"])
+    assert fixed == {"num_stages": 2, "l2_sp": 0.001, "head": "mlp"}
+    replace(Recipe(), **fixed).check()  # pyright: ignore[reportArgumentType]
+
+
+def test_random_weights_have_no_part_in_what_concerns_pretrained_ones() -> None:
+    recipe = Recipe(
+        schedule="gradual",
+        ratio=0.1,
+        layer_decay=0.5,
+        l2_sp=0.1,
+        batchnorm="still",
+        thaw_warm_up=0.1,
+        lr=0.01,
+        average=1,
+    )
+    assert recipe.untrained() == Recipe(lr=0.01, average=1)
 
 
 def result_of(**more: Any) -> RunResult:
@@ -61,7 +97,7 @@ def result_of(**more: Any) -> RunResult:
         "encoder": "hash",
         "source": "s",
         "dataset": "d",
-        "config": {"stage": "search", "arch": "resnet1d", "lr": 0.003},
+        "config": asdict(Recipe(epochs=6)) | {"stage": "search", "study": "other", "arch": "resnet1d", "lr": 0.003},
         "seed": 0,
         "protocol": "beat-random",
         "badge": "beat-random",
@@ -89,6 +125,9 @@ def test_only_trials_of_the_same_task_and_encoder_are_learned_from(monkeypatch: 
         result_of(config=config | {"stage": "final"}),
         result_of(config=config | {"arch": "gru"}),
         result_of(config=config | {"lr": 0.5}),
+        result_of(config=config | {"head": "mlp"}),
+        result_of(config=config | {"study": "own"}),
+        result_of(seed=1),
         replace(result_of(), classes=["N", "S"]),
     ]
-    assert earlier([*others, *of_use], ARM, base, space) == of_use
+    assert earlier([*others, *of_use], ARM, base, Recipe(), space, 0, "own") == of_use

@@ -43,7 +43,7 @@ def add(study: Study, arm: Arm, found: int, alarms: int) -> RunResult:
     """A trial that finds so many of 20 S beats, with so many false alarms of 20 N beats."""
     confusion = np.zeros((5, 5), int)
     confusion[0, :2], confusion[1, :2] = (20 - alarms, alarms), (20 - found, found)
-    context = study.context("search", trial=f"{arm.name} {found} {alarms}")
+    context = study.context("search", trial=f"{arm.name} {found} {alarms}", number=study.num_started(arm))
     cost = {"epochs": 3, "beats": 10, "seconds": 1.0}
     result = context.result(arm, Recipe(), 0, "validation", confusion, cost)
     results.append(study.store, result)
@@ -71,16 +71,28 @@ def test_as_many_first_trials_are_compared_as_every_arm_has_tried(study: Study) 
     assert compared() == (names(ten), [])  # scratch has not begun
     four = [add(study, scratch, found, 0) for found in range(1, 5)]
     assert compared() == (names(ten[:4]), names(four))
-    study.fail(scratch, {"lr": 0.1}, "the loss became nan")
+    study.fail(scratch, 4, {"lr": 0.1}, "the loss became nan")
     assert compared() == (names(ten[:5]), names(four))
-    study.fail(transfer, {"lr": 0.1}, "the loss became nan")
-    assert compared() == (names(ten[:4]), names(four))
+    study.fail(transfer, 10, {"lr": 0.1}, "the loss became nan")  # later than those that are compared
+    assert compared() == (names(ten[:5]), names(four))
     assert [failure["why"] for failure in study.failures()] == ["the loss became nan"] * 2
     assert [failure["arm"] for failure in study.failures(transfer)] == ["transfer"]
+
+
+def test_who_started_first_is_compared_whoever_ended_first(study: Study) -> None:
+    transfer, scratch = study.arms
+    for number in (3, 0, 2, 1):
+        context = study.context("search", trial=f"t{number}", number=number)
+        confusion = np.eye(5, dtype=int) * (number + 1)
+        results.append(study.store, context.result(transfer, Recipe(), 0, "validation", confusion, {}))
+    add(study, scratch, 3, 0)
+    add(study, scratch, 4, 0)
+    assert names(study.compared(transfer)) == ["t0", "t1"]
+    assert study.num_started(transfer) == 4
 
 
 def test_results_of_other_studies_are_not_its_own(study: Study, tmp_path: Path) -> None:
     other = study_of(arms=study.arms, split=study.split, folder=tmp_path, space=SPACE, name="other")
     add(other, other.arms[0], 3, 3)
-    other.fail(other.arms[0], {}, "why")
+    other.fail(other.arms[0], 1, {}, "why")
     assert study.searched(study.arms[0]) == [] and study.failures() == []

@@ -16,7 +16,7 @@ from data.synthetic import synthetic_arrhythmia
 from experiments.machine import Machine
 from finetune.recipe import Recipe
 from finetune.train import Arm, Context, to_checkpoint, train
-from finetune.trainee import Average, FineTuning
+from finetune.trainee import FineTuning, MovingAverage
 from models.checkpoint import load, restore_classifier, save, weights_of
 from models.encoder import EncoderSpec
 from models.losses import LOSSES
@@ -88,7 +88,7 @@ def test_l2_sp_takes_the_place_of_weight_decay_and_keeps_weights_near(arm: Arm, 
 
 def test_the_average_is_a_plain_mean_first_and_then_forgets(arm: Arm) -> None:
     model = arm.build("linear", 5, 0)
-    average, seen = Average(model), []
+    average, seen = MovingAverage(model), []
     for step in range(1, 7):
         with torch.no_grad():
             model.head.classify.bias.fill_(float(step))  # pyright: ignore
@@ -181,6 +181,21 @@ def test_other_rates_may_go_on_from_a_state_where_they_are_free(arm: Arm, split:
     with pytest.raises(ValueError, match=r"lr was 0\.01, is 0\.02"):
         train(arm, split, changed, 0, CONTEXT, Machine(), state_file=state, resume=True)
     train(arm, split, changed, 0, CONTEXT, Machine(), state_file=state, resume=True, free=("lr",))
+
+
+def test_a_weight_decay_that_changed_is_the_one_that_decays(arm: Arm, split: Split) -> None:
+    donor, heir = (tuning_of(arm, split, replace(RECIPE, weight_decay=decay, l2_sp=0.1)) for decay in (0.3, 0.9))
+    heir.optimizer.load_state_dict(donor.optimizer.state_dict())
+    heir.restore(donor.state())
+    decays = {(group["stage"] == "head", group["kind"]): group["weight_decay"] for group in heir.optimizer.param_groups}
+    assert decays[True, "weight"] == 0.9 and decays[False, "weight"] == 0.0
+
+
+def test_the_last_step_is_in_the_average_that_is_validated(arm: Arm, split: Split) -> None:
+    one_step = replace(RECIPE, epochs=1, batch_size=1000, average=5.0)
+    averaged, plain = (train(arm, split, replace(one_step, average=a), 0, CONTEXT, Machine()) for a in (5.0, 0.0))
+    weights = weights_of(plain.model)
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in weights_of(averaged.model).items())
 
 
 @pytest.mark.parametrize("schedule", ["adapters", "norm_only"])
