@@ -214,15 +214,22 @@ def _check_search(flags: Tune, space: Space) -> None:
     """What would otherwise be found out after the start.
 
     Raises:
-        ValueError: a grid without end, or nothing that population-based training could change.
+        ValueError: a grid without end, nothing that population-based training could change, or a scheduler that needs
+            a disk that all nodes share.
     """
-    for pretrained in (True, False):
-        if flags.searcher == "grid":
-            space.grid(searchspace.GRID_POINTS, {"pretrained": pretrained})
-    if flags.scheduler == "pbt":
-        from finetune.schedulers import SCHEDULERS, Race
+    from finetune.schedulers import NEED_STATES, SCHEDULERS, Race
 
-        SCHEDULERS["pbt"](Race(num_epochs=1, grace_epochs=1, space=space))
+    if flags.searcher == "grid":
+        for pretrained in (True, False):
+            space.grid(searchspace.GRID_POINTS, {"pretrained": pretrained})
+        if flags.scheduler == "pbt":
+            raise ValueError("--scheduler pbt needs a population, which a grid is not: take --searcher random or tpe")
+    if flags.address is not None and flags.scheduler in NEED_STATES:
+        raise ValueError(
+            f"--scheduler {flags.scheduler} hands weights over through a disk that all nodes share: with --address, "
+            "choose asha, fifo or median"
+        )
+    SCHEDULERS[flags.scheduler](Race(num_epochs=1, grace_epochs=1, space=space))
 
 
 def _search_and_compare(flags: Tune, study: Study, notes: Notes, budget: Budget) -> None:

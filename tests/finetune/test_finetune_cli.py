@@ -146,6 +146,7 @@ BAD_INPUTS: dict[str, tuple[str, list[str]]] = {
     "tune-fixed-epochs": (f"{TUNE} --fixed epochs=3", ["--fixed epochs=3", "schedule, num_stages"]),
     "tune-fixed-intervals": (f"{TUNE} --fixed intervals=causal", ["--intervals causal", "arrhythmia with --protocol"]),
     "tune-grid": (f"{TUNE} --space wide --searcher grid", ["grid", "wide", "configurations"]),
+    "tune-grid-pbt": (f"{TUNE} --space small --searcher grid --scheduler pbt", ["pbt", "grid", "random or tpe"]),
     "tune-scratch-plus": (f"{TUNE} --scratch-plus -1", ["--scratch-plus -1"]),
     "tune-address": (f"{TUNE} --address 127.0.0.1:1", ["--address 127.0.0.1:1", "no cluster answers"]),
     "compare-address": (f"{COMPARE} --address 127.0.0.1:1", ["--address 127.0.0.1:1", "no cluster answers"]),
