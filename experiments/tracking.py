@@ -5,6 +5,7 @@ the ones that write. Only the driver opens a tracker: processes that create one 
 """
 # ruff: noqa: ARG002  (what keeps nothing uses no argument)
 
+import fcntl
 import math
 import os
 import sqlite3
@@ -104,11 +105,12 @@ class _MlflowTracker(Tracker):
     def __init__(self, target: str, experiment: str) -> None:
         self.target = target
         self.stopped = False
-        self.client = _client(target)
-        try:
-            self.experiment_id = self._experiment_id(experiment)
-        except _errors() as error:
-            raise ValueError(f"tracking {target}: {_first_line(error)}") from None
+        with _in_turn(target):
+            self.client = _client(target)
+            try:
+                self.experiment_id = self._experiment_id(experiment)
+            except _errors() as error:
+                raise ValueError(f"tracking {target}: {_first_line(error)}") from None
 
     @contextmanager
     def run(
@@ -226,6 +228,29 @@ class _MlflowRun(Run):
         self.tracker.send(self.tracker.client.log_artifact, self.id, str(path))
 
 
+@contextmanager
+def _in_turn(target: str) -> Iterator[None]:
+    """Processes that create one database at the same time break it.
+
+    Raises:
+        ValueError: its folder cannot be made or read.
+    """
+    if "://" in target:
+        yield
+        return
+    folder = Path(target).resolve().parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise ValueError(f"tracking {target}: {error}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _client(target: str) -> "MlflowClient":
     if "://" in target and not _is_address(target):
         raise ValueError(f"tracking {target}: expected an SQLite file, an http(s) address or none")
@@ -239,7 +264,6 @@ def _client(target: str) -> "MlflowClient":
 def _writable_database(path: Path) -> Path:
     """MLflow tries an unusable file for more than a minute; SQLite itself tells at once."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(path)) as database:
             database.execute("BEGIN IMMEDIATE")
     except (OSError, sqlite3.Error) as error:

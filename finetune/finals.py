@@ -67,6 +67,8 @@ def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats,
     """
     recorded = {(result.arm, result.seed, result.part) for result in study.finished("final")}
     left = [final for final in finals if (final.arm.name, final.seed, "test") not in recorded]
+    if not left:
+        return
     train_part = subset(study.split.train, plan.num_beats, study.seed)
     split = replace(study.split.without_test(), train=train_part)
     context, shared_split, shared_test = study.context("final"), ray.put(split), ray.put(test)

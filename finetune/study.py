@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -99,6 +102,25 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _room(*paths: Path) -> Iterator[None]:
+    """
+    Raises:
+        ValueError: a disk is full; of these paths the one with the least room is named.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        full = f"the disk of {min(paths, key=_free_bytes)} is full"
+        raise ValueError(f"{full}; with more room, to continue: {continuing('finetune')}") from None
+
+
+def _free_bytes(path: Path) -> int:
+    return shutil.disk_usage(next(place for place in (path, *path.resolve().parents) if place.exists())).free
+
+
 @dataclass(frozen=True, kw_only=True)
 class Budget:
     """Seconds for the whole command, from its start."""
@@ -134,7 +156,8 @@ def run_study(flags: Tune, budget: Budget) -> None:
         objective(name, split.train.classes)
     for line in (*split.train.notes, transfer.loaded):
         tables.say(line)
-    with _alone(flags.folder):
+    places = (flags.folder, flags.out_file, *([flags.json] if flags.json else []), Path(tempfile.gettempdir()))
+    with _room(*places), _alone(flags.folder):
         notes = Notes(flags, transfer, split, space)
         tracker = Tracker.open(flags.tracking, "finetune")
         tracked_as = (f"tune {transfer.origin}", flags.settings(), {"badge": split.badge, "space": space.name})

@@ -6,6 +6,7 @@ lines back and does only what is missing.
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -75,25 +76,24 @@ def search(study: Study, plan: Search, seconds: float) -> dict[str, Recipe]:
     Raises:
         ValueError: every trial of an arm failed.
     """
-    shelf = SharedShelf.start()
     for arm in study.arms:
-        _search_arm(study, plan, arm, shelf, max(seconds / len(study.arms), SHORTEST_SEARCH_S))
+        _search_arm(study, plan, arm, max(seconds / len(study.arms), SHORTEST_SEARCH_S))
     return {arm.name: recipe_of(study.best(study.compared(arm))) for arm in study.arms}
 
 
-def _search_arm(study: Study, plan: Search, arm: Arm, shelf: SharedShelf, time_budget_s: float) -> None:
+def _search_arm(study: Study, plan: Search, arm: Arm, time_budget_s: float) -> None:
     missing = plan.num_trials - len(study.searched(arm)) - len(study.failures(arm))
     if missing > 0:
-        _run_trials(study, plan, arm, shelf, missing, time_budget_s)
+        _run_trials(study, plan, arm, missing, time_budget_s)
     if not study.searched(arm):
         why = next((f": {failure['why']}" for failure in study.failures(arm)), ", or the time was too short")
         raise ValueError(f"no trial of the arm {arm.name} has finished: they failed{why}")
 
 
-def _run_trials(study: Study, plan: Search, arm: Arm, shelf: SharedShelf, missing: int, time_budget_s: float) -> None:
+def _run_trials(study: Study, plan: Search, arm: Arm, missing: int, time_budget_s: float) -> None:
     part = subset(study.split.train, plan.num_beats, study.seed)
     split = replace(study.split.without_test(), train=part)
-    keeps_states = study.scheduler in NEED_STATES or study.shares_disk
+    shelf = SharedShelf.start()
     trial = tune.with_parameters(
         _trial,
         arm=arm,
@@ -104,13 +104,15 @@ def _run_trials(study: Study, plan: Search, arm: Arm, shelf: SharedShelf, missin
         machine=study.machine,
         objectives=study.objectives,
         shelf=shelf,
-        keeps_states=keeps_states,
+        keeps_states=study.shares_disk,
         num_bytes=study.trial_bytes,
     )
     at_once = 0 if study.scheduler in NEED_STATES else study.num_workers
     recorder = Recorder(study, arm, plan)
     race = Race(num_epochs=plan.num_epochs, grace_epochs=plan.grace_epochs, space=study.space)
-    tune.Tuner(
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the recorder says which trials fail
+    shutil.rmtree(_states(study, arm), ignore_errors=True)  # of a search that was killed
+    tuner = tune.Tuner(
         tune.with_resources(trial, dict(study.resources)),
         param_space=dict.fromkeys(dimension.name for dimension in study.space.dimensions),
         tune_config=tune.TuneConfig(
@@ -125,16 +127,24 @@ def _run_trials(study: Study, plan: Search, arm: Arm, shelf: SharedShelf, missin
         ),
         run_config=tune.RunConfig(
             name=arm.name,
-            storage_path=str(study.folder / "ray"),
+            storage_path=str(_states(study, arm).parent),
             verbose=0,
             callbacks=[recorder],
             failure_config=tune.FailureConfig(max_failures=RESTARTS),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=1 if study.scheduler not in NEED_STATES else None),
         ),
-    ).fit()
-    if study.scheduler in NEED_STATES:
-        recorder.record_unfinished()
-    shutil.rmtree(study.folder / "ray" / arm.name, ignore_errors=True)
+    )
+    try:
+        tuner.fit()
+        if study.scheduler in NEED_STATES:
+            recorder.record_unfinished()
+    finally:
+        shutil.rmtree(_states(study, arm), ignore_errors=True)
+
+
+def _states(study: Study, arm: Arm) -> Path:
+    """Folder of what trials go on from after their worker was lost; of no use to another process."""
+    return study.folder / "ray" / arm.name
 
 
 def _searcher(study: Study, arm: Arm, missing: int) -> Searcher | SearchAlgorithm:
@@ -223,6 +233,8 @@ def _trial(
                 raise  # the whole process can no longer use the device
             why = " ".join(str(error).split()) or type(error).__name__
             tune.report({"objective": 0.0, MATURITY: recipe.epochs, "failed": why})
+        except OSError as error:
+            tune.report({"objective": 0.0, MATURITY: recipe.epochs, "failed": str(error), "errno": error.errno})
 
 
 class Recorder(tune.Callback):
@@ -273,8 +285,14 @@ class Recorder(tune.Callback):
                 self._record(trial)
 
     def _record(self, trial: Any) -> None:
+        """
+        Raises:
+            OSError: the worker's, such as a full disk: no fault of the trial's.
+        """
         self.ended.add(trial.trial_id)
         last = trial.last_result
+        if "errno" in last:
+            raise OSError(last["errno"], last["failed"])
         if "confusion" not in last:
             self._leave_out(trial, last.get("failed", "no epoch was finished"))
             return
@@ -320,12 +338,12 @@ def _base(study: Study, arm: Arm) -> Recipe:
 
 
 def _reason(trial: Any) -> str:
-    """The last line of what Ray knows of a trial whose worker was lost again and again."""
+    """Of a trial whose worker was lost again and again: the last line of what Ray knows, without its conjectures."""
     try:
         lines = Path(trial.error_file).read_text().strip().splitlines()
     except (OSError, TypeError):
         lines = []
-    return lines[-1].strip() if lines else "its worker was lost"
+    return lines[-1].strip().partition(". ")[0] if lines else "its worker was lost"
 
 
 def _in_words(config: Mapping[str, Any]) -> str:

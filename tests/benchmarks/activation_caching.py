@@ -1,9 +1,9 @@
 """Fine-tuning with the activations of frozen stages kept, against the same runs that compute every step in full.
 
-    python -m tests.benchmarks.activation_caching [--beats N] [--precision fp32|bf16] [--threads N] [--data-dir FOLDER]
+    python -m tests.benchmarks.activation_caching [--arch NAME] [--beats N] [--precision fp32|bf16] [--threads N]
 
-The 1D CNN on beats of the arrhythmia file, 20 epochs of each schedule, one run after the other in alternating pairs;
-making the activations counts. Not a test: it asserts nothing.
+Beats of the arrhythmia file, 20 epochs of each schedule, one run after the other in alternating pairs; making the
+activations counts. Not a test: it asserts nothing.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 
 import data
+import models
 from data.split import subset
 from experiments.machine import Machine
 from finetune.activations import NoShelf, Shelf
 from finetune.recipe import Recipe
 from finetune.train import Arm, Context, Trained, train
-from models.encoder import EncoderSpec
 
 SCHEDULES = ("frozen", "top", "gradual", "lp_ft")
 NUM_EPOCHS, NUM_PAIRS = 20, 2
@@ -28,6 +28,8 @@ NUM_EPOCHS, NUM_PAIRS = 20, 2
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", default="resnet1d")
+    parser.add_argument("--schedules", nargs="+", default=SCHEDULES)
     parser.add_argument("--beats", type=int, default=20_000)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=1)
@@ -41,7 +43,7 @@ def main() -> None:
         train=subset(split.train, flags.beats, 0),
         validation=subset(split.validation, flags.beats // 9, 0),
     )
-    arm = Arm(name="scratch", spec=EncoderSpec(name="resnet1d"))
+    arm = Arm(name="scratch", spec=models.parse(flags.arch))
     context = Context(dataset="arrhythmia", protocol=split.protocol, badge=split.badge, classes=split.train.classes)
 
     def timed(schedule: str, shelf: Shelf | None) -> tuple[float, Trained]:
@@ -50,9 +52,9 @@ def main() -> None:
         trained = train(arm, split, recipe, 0, context, machine, shelf=shelf)
         return time.perf_counter() - start, trained
 
-    print(f"{flags.precision}, {flags.threads} threads, {flags.beats:,} beats, {NUM_EPOCHS} epochs, resnet1d")
+    print(f"{flags.precision}, {flags.threads} threads, {flags.beats:,} beats, {NUM_EPOCHS} epochs, {flags.arch}")
     timed("frozen", NoShelf())
-    for schedule in SCHEDULES:
+    for schedule in flags.schedules:
         for _ in range(NUM_PAIRS):
             whole_s, whole = timed(schedule, None)
             kept_s, kept = timed(schedule, NoShelf())

@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,7 +23,7 @@ import models
 from experiments.results import RunResult, read
 from models.checkpoint import save
 from models.encoder import EncoderSpec
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Done
 from tests.samples import checkpoint_of
 
 PROGRAM = """
@@ -30,10 +32,10 @@ from pathlib import Path
 from experiments import cli, results
 cli.RUNS = Path(sys.argv.pop(1))
 results.STORE = cli.RUNS / "results.jsonl"
-from finetune import plan, study
+from finetune import plan, study, tune
 from finetune.cli import COMMANDS
 study.GRACE = study.SEARCH_AT_MOST = 1000  # however slow the machine, nothing is cut short
-plan.SEARCH_EPOCHS = 2
+plan.SEARCH_EPOCHS, tune.measure_speed = 2, lambda study: 1000.0
 {patch}
 cli.main("finetune", COMMANDS)
 """
@@ -75,13 +77,16 @@ class Tune:
     def runs(self) -> Path:
         return self.folder / "runs"
 
-    def start(self, *more: str | Path, **environment: str) -> subprocess.Popen[str]:
+    def arguments(self, *more: str | Path) -> list[str]:
         files = ["--encoder", self.folder / "encoder.pt", "--data-dir", self.beats]
         made = ["--out", self.folder / "tuned.pt", "--json", self.folder / "tune.json"]
-        command = [sys.executable, "-c", PROGRAM.format(patch=self.patch), self.runs, "tune", *self.flags.split()]
+        return [str(part) for part in ("tune", *self.flags.split(), *files, *made, *more)]
+
+    def start(self, *more: str | Path, **environment: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", PROGRAM.format(patch=self.patch), str(self.runs), *self.arguments(*more)]
         kept = {key: value for key, value in os.environ.items() if not key.startswith("HEART_")}
         return subprocess.Popen(
-            [*map(str, [*command, *files, *made, *more])],
+            command,
             cwd=ROOT,
             env={**kept, "HEART_FAULTS": self.mark, **environment},
             stdout=subprocess.PIPE,
@@ -98,18 +103,33 @@ class Tune:
     def lines(self) -> list[str]:
         return (self.runs / "results.jsonl").read_text().splitlines()
 
-    def workers(self, title: str) -> list[int]:
-        """Of Ray, by what they are at."""
-        return [number for number, found in self.processes().items() if found == title]
-
     def processes(self) -> dict[int, str]:
         """Of this study: number → title."""
         found = {}
         for process in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
-                if process.name.isdecimal() and self.mark in (process / "environ").read_text():
-                    found[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ").strip()
+                if process.name.isdecimal() and self.mark.encode() in (process / "environ").read_bytes():
+                    title = (process / "cmdline").read_bytes().decode(errors="replace")
+                    found[int(process.name)] = title.replace("\0", " ").strip()
         return found
+
+    def workers(self, title: str) -> list[int]:
+        """Of Ray, by what they are at."""
+        return [number for number, found in self.processes().items() if found == title]
+
+    def trial_workers(self) -> dict[str, int]:
+        """By the name of their trial's folder."""
+        found = {}
+        for number in self.workers("ray::ImplicitFunc.train"):
+            with contextlib.suppress(OSError):
+                found[Path(f"/proc/{number}/cwd").readlink().name] = number
+        return found
+
+
+def parent_of(number: int) -> int:
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 def answer_of(process: subprocess.Popen[str]) -> Answer:
@@ -137,6 +157,18 @@ def kill(tune: Tune, driver: subprocess.Popen[str]) -> None:
     driver.wait()
     wait_for(lambda: AGENTS.issuperset(tune.processes().values()), seconds=60)
     driver.communicate()
+
+
+def tracked_runs(tune: Tune) -> tuple[list[Any], list[Any]]:
+    """Runs of the studies, and runs below them."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tune.folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("finetune")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id])
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    return [run for run in runs if run not in children], children
 
 
 def drop_last_line(tune: Tune) -> None:
@@ -208,25 +240,54 @@ def test_ctrl_c_in_the_comparison_shows_what_there_is_and_how_to_continue(killed
 
 
 def test_a_killed_tune_has_one_tracked_run_for_each_result(killed: Killed) -> None:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{killed.tune.folder / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("finetune")
-    assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id])
-    assert {run.info.status for run in runs} == {"FINISHED"}
-    (parent,) = (run for run in runs if "mlflow.parentRunId" not in run.data.tags)
-    children = [run for run in runs if run is not parent]
+    (parent,), children = tracked_runs(killed.tune)
+    assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     tracked = Counter((run.data.tags["arm"], run.data.metrics["macro_recall"]) for run in children)
     results = [*killed.tune.results("search"), *killed.tune.results("final")]
     assert tracked == Counter((result.arm, result.metrics["macro_recall"]) for result in results)
 
 
-EPOCHS = 12
+REFUSED = {
+    "--resume --space small": "study.json is of other settings: space was",
+    "--resume --objective macro_f1": "study.json is of other settings: objective was macro_recall, is macro_f1",
+    "--resume --scheduler fifo": "study.json is of other settings: scheduler was asha, is fifo",
+    "--resume --searcher random": "study.json is of other settings: searcher was tpe, is random",
+    "--address localhost:{port} --scheduler hyperband": "--scheduler hyperband hands weights over through a disk",
+    "--address localhost:{port} --scheduler pbt --searcher random": "--scheduler pbt hands weights over through a disk",
+}
+
+
+@pytest.fixture(scope="module")
+def refused(killed: Killed, run_many: Callable[..., list[Done]]) -> tuple[list[str], dict[str, Done], list[str]]:
+    """Lines of the study's files, the answers to flags that do not fit it, and the lines afterwards."""
+    tune = killed.tune
+    elsewhere = PROGRAM.partition("{patch}")[0].replace("sys.argv.pop(1)", repr(str(tune.runs)))
+    more = ("--tracking", tune.folder / "mlflow.db", "--epochs", "8")
+    (notes,) = tune.runs.glob("tune_*/study.json")
+    before = [*tune.lines(), notes.read_text()]
+    with socket.create_server(("localhost", 0)) as listening:
+        port = listening.getsockname()[1]
+        cases = [tune.arguments(*more, *flags.format(port=port).split()) for flags in REFUSED]
+        answers = run_many("finetune", cases, elsewhere)
+    return before, dict(zip(REFUSED, answers, strict=True)), [*tune.lines(), notes.read_text()]
+
+
+@pytest.mark.parametrize("flags", REFUSED)
+def test_what_does_not_fit_the_study_is_refused_in_one_line(
+    flags: str, refused: tuple[list[str], dict[str, Done], list[str]]
+) -> None:
+    before, answers, after = refused
+    code, _, stderr = answers[flags]
+    assert (code, stderr.count("\n")) == (2, 1), stderr
+    assert REFUSED[flags] in stderr
+    assert before == after
+
+
+LONG = 20
+"""Epochs of a trial that is to be met in the middle."""
 SAYS_EPOCHS = f"""
-plan.SEARCH_EPOCHS = {EPOCHS}
-from finetune import tune
+plan.SEARCH_EPOCHS = {LONG}
 def say(self, iteration, trials, trial, result, **info):
     print("epoch", trial.trial_id, result["training_iteration"], flush=True)
 tune.Recorder.on_trial_result = say
@@ -238,8 +299,13 @@ def bereaved(tmp_path_factory: pytest.TempPathFactory, small_data_dir: Path) -> 
     """A study that lost a worker in the middle of a trial, and one in the middle of a compared run."""
     tune = Tune(folder=tmp_path_factory.mktemp("bereaved"), beats=small_data_dir, patch=SAYS_EPOCHS)
     process = tune.start("--scheduler", "fifo", "--epochs", "20", "--seeds", "1")
-    wait_for(lambda: list(tune.runs.glob("tune_*/ray/transfer/*/checkpoint_00000[3-9]")), process)
-    os.kill(tune.workers("ray::ImplicitFunc.train")[0], signal.SIGKILL)
+
+    def in_the_middle() -> int | None:
+        epochs = tune.runs.glob("tune_*/ray/transfer/*/checkpoint_00000[3-6]")
+        trials, workers = [epoch.parent.name for epoch in epochs], tune.trial_workers()
+        return next((workers[trial] for trial in trials if trial in workers), None)
+
+    os.kill(wait_for(in_the_middle, process), signal.SIGKILL)
     os.kill(wait_for(lambda: tune.workers("ray::_final"), process)[0], signal.SIGKILL)
     return tune, answer_of(process)
 
@@ -247,7 +313,7 @@ def bereaved(tmp_path_factory: pytest.TempPathFactory, small_data_dir: Path) -> 
 def test_killed_workers_are_replaced_and_a_trial_goes_on_from_its_last_epoch(bereaved: tuple[Tune, Answer]) -> None:
     tune, answer = bereaved
     assert_complete(tune, answer, seeds=1)
-    assert {result.cost["epochs"] for result in tune.results("search")} == {EPOCHS}
+    assert {result.cost["epochs"] for result in tune.results("search")} == {LONG}
     assert len({result.cost["beats"] for result in tune.results("search")}) == 1
     said = [line.split() for line in answer.stdout.splitlines() if line.startswith("epoch ")]
     of_trial = {trial: [int(epoch) for _, name, epoch in said if name == trial] for _, trial, _ in said}
@@ -263,13 +329,14 @@ choices = ["linear", "mlp"]
 GREEDY = """
 from dataclasses import replace
 from experiments import cluster
-from finetune import tune
 of, trial = cluster.Workers.of, tune._trial
 cluster.Workers.of = lambda *given: replace(of(*given), bytes_each=2**30)
 
 def greedy(config, **given):
-    import torch
+    import os, torch
     from finetune.trainee import FineTuning
+    if config["head"] == "mlp" and config["weight_decay"] > 1:
+        os._exit(1)
     modest = FineTuning.batches
     def batches(self, epoch):
         kept = torch.ones(2**30) if self.recipe.head == "mlp" else None
@@ -282,13 +349,18 @@ def greedy(config, **given):
 
 tune._trial = greedy
 """
-"""A head of several layers takes four gigabytes; there is one for each trial."""
+"""A head of several layers takes four gigabytes, where each trial has one; with much decay its process dies."""
 GRID = 4
+WHY = {
+    (1e12, "linear"): "the loss became nan",
+    (0.05, "mlp"): "can't allocate memory",
+    (1e12, "mlp"): "its worker process has died",
+}
 
 
 @pytest.fixture(scope="module")
 def failing(tmp_path_factory: pytest.TempPathFactory, small_data_dir: Path) -> tuple[Tune, Answer]:
-    """A search in which weights explode or memory is short in three of four trials, interrupted and continued."""
+    """A search in which three of four trials fail, each for another reason, interrupted and continued."""
     folder = tmp_path_factory.mktemp("failing")
     (folder / "most.toml").write_text(MOST_FAIL)
     tune = Tune(folder=folder, beats=small_data_dir, patch=GREEDY)
@@ -306,13 +378,157 @@ def test_a_trial_that_fails_fails_alone_and_is_not_tried_again(failing: tuple[Tu
     assert_complete(tune, answer, trials=1, seeds=1)
     (file,) = tune.runs.glob("*/failed.jsonl")
     failed = [json.loads(line) for line in file.read_text().splitlines()]
-    tried = [(one["arm"], one["config"]["weight_decay"], one["config"]["head"]) for one in failed]
-    expected = ((1e12, "linear"), (0.05, "mlp"), (1e12, "mlp"))
-    assert Counter(tried) == {(arm, *one): 1 for arm in ARMS for one in expected}
-    for one in failed:
-        assert ("can't allocate memory" if one["config"]["head"] == "mlp" else "the loss became nan") in one["why"]
+    tried = {(one["arm"], one["config"]["weight_decay"], one["config"]["head"]): one["why"] for one in failed}
+    assert len(failed) == len(tried) and tried.keys() == {(arm, *one) for arm in ARMS for one in WHY}
+    for (_, *one), why in tried.items():
+        assert WHY[tuple(one)] in why
     content = json.loads((tune.folder / "tune.json").read_text())
     assert (content["failed"], [row["failed"] for row in content["search_results"]]) == (failed, [3, 3])
     found = {(result.config["weight_decay"], result.config["head"]) for result in tune.results("final")}
     assert found == {(0.05, "linear")}
     assert "failed" in answer.stdout
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own."""
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk: Path) -> Path:
+    filler = disk / "filler"
+    with filler.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
+        while True:
+            stream.write(bytes(4096))
+    return filler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """A study whose disk got full, then that of --out, then that of --json, and at last had room."""
+
+    tune: Tune
+    recorded: list[str]
+    """Lines of the store while the disk was full."""
+    study: Answer
+    out: Answer
+    json: Answer
+    room: Answer
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory, small_data_dir: Path) -> Iterator[Filled]:
+    folder = tmp_path_factory.mktemp("filled")
+    tune = Tune(folder=folder, beats=small_data_dir)
+    with small_disk(tune.runs, "16m"), small_disk(folder / "full", "4k") as full:
+        process = tune.start("--seeds", "1")
+        wait_for(lambda: (tune.runs / "results.jsonl").exists(), process)
+        filler = fill(tune.runs)
+        study, recorded = answer_of(process), tune.lines()
+        filler.unlink()
+        resumed = ("--seeds", "1", "--resume")
+        yield Filled(
+            tune=tune,
+            recorded=recorded,
+            study=study,
+            out=tune.run(*resumed, "--out", full / "tuned.pt"),
+            json=tune.run(*resumed, "--json", full / "tune.json"),
+            room=tune.run(*resumed),
+        )
+
+
+def test_a_full_disk_is_one_line_that_names_it(filled: Filled) -> None:
+    tune, full = filled.tune, filled.tune.folder / "full"
+    said = {tune.runs / "tune_encoder": filled.study, full / "tuned.pt": filled.out, full / "tune.json": filled.json}
+    for place, (code, _, stderr) in said.items():
+        assert code == 2 and stderr.startswith(f"error: the disk of {place}") and stderr.count("\n") == 1, stderr
+        assert " is full; with more room, to continue: python -m finetune tune" in stderr
+    assert not any((full / name).exists() for name in ("tuned.pt", "tune.json"))
+
+
+def test_what_was_recorded_before_the_disk_was_full_is_kept(filled: Filled) -> None:
+    assert_complete(filled.tune, filled.room, seeds=1)
+    assert 0 < len(filled.recorded) < len(filled.tune.lines())
+    assert filled.tune.lines()[: len(filled.recorded)] == filled.recorded
+    assert list(filled.tune.runs.glob("tune_*/failed.jsonl")) == []
+
+
+@pytest.fixture(scope="module")
+def side_by_side(tmp_path_factory: pytest.TempPathFactory, small_data_dir: Path) -> tuple[Tune, list[Answer]]:
+    """Two seeds at once without a home folder, into one new MLflow file; and the first of them a second time."""
+    tune = Tune(folder=tmp_path_factory.mktemp("side_by_side"), beats=small_data_dir)
+    more = ("--seeds", "1", "--trials", "1", "--tracking", tune.folder / "mlflow.db")
+    both = [tune.start(*more, "--seed", seed, HOME="/proc/no-home") for seed in ("0", "1")]
+    wait_for(lambda: list(tune.runs.glob("tune_*seed0/study.json")), both[0])
+    again = tune.run(*more)
+    return tune, [again, *map(answer_of, both)]
+
+
+def test_a_study_is_worked_on_by_one_tune_at_a_time(side_by_side: tuple[Tune, list[Answer]]) -> None:
+    tune, (again, *_) = side_by_side
+    (folder,) = tune.runs.glob("tune_*seed0")
+    assert again.code == 2 and again.stderr.count("\n") == 1
+    assert again.stderr.startswith(f"error: another tune works on {folder}: wait for it, or take another --seed")
+
+
+def test_two_studies_at_once_both_finish_and_need_no_home(side_by_side: tuple[Tune, list[Answer]]) -> None:
+    tune, (_, *both) = side_by_side
+    for code, _, stderr in both:
+        assert code == 0 and all("atplotlib" in line for line in stderr.splitlines()), stderr  # on its own cache
+    expected = {(arm, seed): 1 for arm in ARMS for seed in (0, 1)}
+    assert Counter((result.arm, result.seed) for result in tune.results("search")) == expected
+    assert {(result.arm, result.seed) for result in tune.results("final")} >= expected.keys()
+    parents, children = tracked_runs(tune)
+    assert len(parents) == 2 and len(children) == len(tune.lines())
+    assert {run.info.status for run in (*parents, *children)} == {"FINISHED"}
+
+
+ON_TWO_NODES = f"""
+import atexit
+from ray.cluster_utils import Cluster
+plan.SEARCH_EPOCHS = {LONG}
+cluster = Cluster(initialize_head=True, head_node_args={{"num_cpus": 1, "include_dashboard": False}})
+cluster.add_node(num_cpus=1)
+atexit.register(cluster.shutdown)
+sys.argv += ["--address", cluster.address]
+"""
+
+
+def test_a_cluster_that_loses_a_node_runs_its_trials_again_elsewhere(tmp_path: Path, small_data_dir: Path) -> None:
+    tune = Tune(folder=tmp_path, beats=small_data_dir, patch=ON_TWO_NODES)
+    process = tune.start("--scheduler", "fifo", "--seeds", "1", RAY_AUTH_TOKEN=secrets.token_hex(32))
+
+    def second_node_at_work() -> int | None:
+        nodes = [number for number, title in tune.processes().items() if "/raylet " in title and "--head" not in title]
+        return next((node for node in nodes if node in map(parent_of, tune.workers("ray::ImplicitFunc.train"))), None)
+
+    os.kill(wait_for(second_node_at_work, process), signal.SIGKILL)
+    answer = answer_of(process)
+    assert_complete(tune, answer, seeds=1)
+    assert "search transfer: a worker was lost" in answer.stdout
+    assert {result.cost["epochs"] for result in tune.results("search")} == {LONG}
+
+
+def test_memory_is_limited_on_top_of_what_the_process_held(
+    python: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    program = """
+import torch
+from experiments.machine import limit_memory
+for attempt in range(2):
+    limit_memory(2**29, "cpu")
+    torch.ones(2**26)
+    try:
+        torch.ones(2**28)
+    except RuntimeError as error:
+        print("can't allocate memory" in str(error))
+"""
+    done = python("-c", program)
+    assert (done.stdout, done.stderr) == ("True\nTrue\n", "")
