@@ -12,6 +12,7 @@ from rich.table import Table
 import data
 from data.split import with_fewer_labels
 from experiments import results, tables
+from experiments.calibration import probabilities
 from experiments.files import nan_to_null
 from experiments.machine import Machine
 from experiments.metrics import bootstrap_interval, macro_recall
@@ -82,7 +83,8 @@ def fit(flags: Train, arm: Arm, out: Path) -> Fitted:
         beats = split.load_test()
         logits = predict(trained.model, beats, recipe.intervals)
         test = context.result(arm, recipe, flags.seed, "test", confusion_of(logits, beats), trained.validation.cost)
-        raised = alarms(trained.thresholds, logits.softmax(1).numpy(), beats.labels.numpy())
+        calibrated = probabilities(logits.numpy(), trained.temperature)
+        raised = alarms(trained.thresholds, calibrated, beats.labels.numpy())
         tracked.log({f"test_{name}": value for name, value in test.metrics.items()})
     for result in (trained.validation, test):
         results.append(results.STORE, result)

@@ -15,6 +15,7 @@ from data.balance import Counts
 from data.beats import Beats
 from data.split import Split
 from experiments import loop
+from experiments.calibration import fit_temperature, probabilities
 from experiments.machine import Machine, seed_everything
 from experiments.metrics import recall_per_class, scores
 from experiments.results import Part, RunResult, versions
@@ -164,6 +165,8 @@ class Trained:
     curve: list[dict[str, float]]
     counts: Counts
     """Training beats of each class before and after the balance."""
+    temperature: float
+    """That divides the logits, from validation data."""
     thresholds: Thresholds
     """Of an alarm for each class, for the recipe's recall floor on validation data."""
 
@@ -219,12 +222,20 @@ def train(
     history = loop.run(tuning, settings, state_file=state_file, resume=resume, listener=listener, saved=tell)
     model.load_state_dict(tuning.kept)
     adapters.merge(model.encoder)
-    logits = predict(model, split.validation, recipe.intervals)
-    thresholds = fit_thresholds(logits.softmax(1).numpy(), split.validation.labels.numpy(), recipe.recall_floor)
+    logits, target = predict(model, split.validation, recipe.intervals).numpy(), split.validation.labels.numpy()
+    temperature = fit_temperature(logits, target)
+    thresholds = fit_thresholds(probabilities(logits, temperature), target, recipe.recall_floor)
     cost = {"beats": history.beats, "seconds": history.seconds, "parameters": count_parameters(model)}
     result = context.result(arm, recipe, seed, "validation", tuning.kept_confusion, cost)
     counts = tuning.balanced.counts
-    return Trained(model=model, validation=result, curve=tuning.curve, counts=counts, thresholds=thresholds)
+    return Trained(
+        model=model,
+        validation=result,
+        curve=tuning.curve,
+        counts=counts,
+        temperature=temperature,
+        thresholds=thresholds,
+    )
 
 
 def to_checkpoint(trained: Trained, train_part: Beats) -> Checkpoint:
@@ -238,7 +249,14 @@ def to_checkpoint(trained: Trained, train_part: Beats) -> Checkpoint:
         fingerprint=train_part.fingerprint,
         preprocessing=train_part.preprocessing,
         seed=result.seed,
-        options={**result.config, "thresholds": trained.thresholds.to_json()},
+        options={
+            **result.config,
+            "data": result.dataset,
+            "protocol": result.protocol,
+            "badge": result.badge,
+            "temperature": trained.temperature,
+            "thresholds": trained.thresholds.to_json(),
+        },
         head=str(result.config["head"]),
         classes=train_part.classes,
         cost=result.cost,
