@@ -12,6 +12,7 @@ import tyro
 import models
 from data import short_name
 from experiments import cli
+from finetune import model_commands
 from finetune.recipe import Recipe
 from models import DEFAULT_ENCODER
 
@@ -254,4 +255,10 @@ class Schedule(cli.Report):
         self.write([asdict(row) for row in rows])
 
 
-COMMANDS: dict[str, type[cli.Command]] = {"train": Train, "tune": Tune, "compare": Compare, "schedule": Schedule}
+COMMANDS: dict[str, type[cli.Command]] = {
+    "train": Train,
+    "tune": Tune,
+    "compare": Compare,
+    "schedule": Schedule,
+    **model_commands.COMMANDS,
+}
