@@ -6,14 +6,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.linalg import null_space
+from scipy.optimize import minimize
 from scipy.stats import wilcoxon
 from sklearn import metrics as reference
 
 from experiments.metrics import (
     METRICS,
     Difference,
+    _variance_of_mean,
     bootstrap_interval,
     confusion_matrix,
+    holm,
     is_collapsed,
     macro_recall,
     macro_recall_error,
@@ -189,35 +193,56 @@ def test_error_of_macro_recall_is_the_spread_of_repeated_draws():
     assert macro_recall_error([[5, 0], [0, 5]]) == 0
 
 
-def coverage(sizes: tuple[int, int], spreads: tuple[float, float, float], num_studies: int = 1000) -> float:
-    """Share of the intervals that hold the truth, 0, where encoder, control run and each pair have these spreads."""
-    rng = np.random.default_rng(4)
-    of_p, of_k, of_pair = spreads
-    covered = 0
-    for _ in range(num_studies):
-        effects_P1, effects_1K = of_p * rng.normal(size=(sizes[0], 1)), of_k * rng.normal(size=(1, sizes[1]))
-        difference = nested_difference(effects_P1 + effects_1K + of_pair * rng.normal(size=sizes))
-        assert difference.low is not None and difference.high is not None
-        covered += difference.low <= 0 <= difference.high
-    return covered / num_studies
+def restricted_variance(d_PK: np.ndarray) -> float:
+    """Times the number of pairs, the variance of the mean that maximises the restricted likelihood, by brute force."""
+    num_p, num_k = d_PK.shape
+    of_p, of_k = np.kron(np.eye(num_p), np.ones((num_k, num_k))), np.kron(np.ones((num_p, num_p)), np.eye(num_k))
+    contrasts = null_space(np.ones((1, d_PK.size))).T
+
+    def loss(log_variances: np.ndarray) -> float:
+        a, b, e = np.exp(log_variances)
+        covariance = contrasts @ (a * of_p + b * of_k + e * np.eye(d_PK.size)) @ contrasts.T
+        rest = contrasts @ d_PK.ravel()
+        return float(np.linalg.slogdet(covariance)[1] + rest @ np.linalg.solve(covariance, rest))
+
+    starts = ([-1.0, -1.0, -1.0], [-9.0, -1.0, -1.0], [-1.0, -9.0, -1.0], [-9.0, -9.0, -1.0])
+    found: Any = min((minimize(loss, start, method="Nelder-Mead") for start in starts), key=lambda one: one.fun)
+    a, b, e = np.exp(found.x)
+    return num_k * a + num_p * b + e
 
 
-@pytest.mark.parametrize("sizes", [(3, 3), (3, 8)], ids=str)
+@pytest.mark.parametrize("spreads", [(0, 0), (1, 1), (2, 0), (0, 2)], ids=str)
+def test_nested_variance_is_that_of_restricted_maximum_likelihood(spreads: tuple[float, float]) -> None:
+    rng = np.random.default_rng(6)
+    of_p, of_k = spreads
+    for _ in range(2):
+        d_PK = of_p * rng.normal(size=(3, 1)) + of_k * rng.normal(size=(1, 4)) + rng.normal(size=(3, 4))
+        assert _variance_of_mean(d_PK)[0] == pytest.approx(restricted_variance(d_PK), rel=2e-3)
+
+
 @pytest.mark.parametrize(
-    "spreads", [(0, 0, 1), (1, 0, 1), (0, 1, 1), (1, 1, 1), (3, 1, 1), (1, 3, 1), (1, 1, 0.3)], ids=str
+    ("of_p", "of_k", "expected"),
+    [
+        # Rest: mean square 1 of 2 freedoms. Larger than it: the sum less 1, and Satterthwaite's freedoms; else pooled.
+        (3.0, 6.0, (8.0, 8**2 / (3**2 / 1 + 6**2 / 2 + 1 / 2))),
+        (1.2, 1.2, (1.4, 1.0)),
+        (0.4, 6.0, (6.0, 2.0)),
+        (3.0, 0.5, (3.0, 1.0)),
+        (0.4, 0.5, ((0.4 + 2 * 0.5 + 2) / 5, 5.0)),
+        (0.1, 0.9, (0.9, 2.0)),
+    ],
+    ids=str,
 )
-def test_nested_interval_covers_the_truth_at_least_about_as_often_as_it_says(sizes, spreads):
-    """Wide where no seed has an effect of its own: three seeds cannot tell that from a small one."""
-    assert coverage(sizes, spreads) >= 0.935
-
-
-@pytest.mark.parametrize("spreads", [(3, 1, 1), (1, 3, 1), (1, 0, 0.3)], ids=str)
-def test_nested_interval_is_not_much_too_wide_where_a_seed_decides(spreads):
-    assert coverage((3, 3), spreads) <= 0.985
+def test_nested_variance_by_hand(of_p: float, of_k: float, expected: tuple[float, float]) -> None:
+    """Two encoders (1 freedom) × three seeds (2), with these mean squares."""
+    effects_p = np.sqrt(of_p / 6) * np.array([[1.0], [-1.0]])
+    effects_k = np.sqrt(of_k / 2) * np.array([[1.0, 0.0, -1.0]])
+    rest = np.sqrt(0.5) * np.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0]])
+    assert _variance_of_mean(effects_p + effects_k + rest) == pytest.approx(expected)
 
 
 def test_nested_difference_by_hand():
-    # Mean squares 12.5 / 2 = 6.25 of encoders (1 freedom), .25 of seeds, .25 of the rest: mean 1.75, variance 6.25 / 4.
+    # Mean squares 6.25 of encoders (1 freedom), .25 of seeds, .25 of the rest: mean 1.75, variance 6.25 / 4.
     difference = nested_difference([[3.5, 2.5], [0.5, 0.5]])
     assert (difference.mean, difference.wins, difference.num_pairs) == (1.75, 4, 4)
     assert (difference.low, difference.high) == pytest.approx((1.75 - 12.7062 * 1.25, 1.75 + 12.7062 * 1.25), abs=1e-3)
@@ -272,3 +297,28 @@ def test_an_unknown_objective_lists_the_choices(name: str) -> None:
         ValueError, match=f"unknown objective '{name}'; choose from macro_recall, .*recall_S, precision_N"
     ):
         objective(name, ["N", "S"])
+
+
+def test_holm_by_hand() -> None:
+    """Holm's procedure step by step: 4 × .005, 3 × .01, then 2 × .03, which the largest takes over."""
+    assert holm([0.03, 0.005, 0.04, 0.01]) == pytest.approx([0.06, 0.02, 0.06, 0.03])
+    assert holm([0.6, None, 0.5]) == [1.0, None, 1.0]
+    assert holm([0.2]) == [0.2] and holm([None]) == [None] and holm([]) == []
+
+
+@settings(deadline=None)
+@given(st.lists(st.none() | st.floats(0, 1), max_size=8), st.floats(0.001, 0.2))
+def test_holm_rejects_what_the_stepwise_procedure_rejects(p_values: list[float | None], level: float) -> None:
+    """The procedure of the paper: from the smallest on, until the first above level / (number left)."""
+    tested = sorted(p_value for p_value in p_values if p_value is not None)
+    kept = [rank for rank, p_value in enumerate(tested) if (len(tested) - rank) * p_value > level]
+    rejected = tested[: kept[0]] if kept else tested
+    corrected = holm(p_values)
+    assert sorted(p for p, q in zip(p_values, corrected, strict=True) if q is not None and q <= level) == rejected
+    assert [q is None for q in corrected] == [p is None for p in p_values]
+
+
+@pytest.mark.parametrize("p_values", [[-0.1], [0.5, 1.5], [math.nan]], ids=str)
+def test_p_values_that_are_none_are_refused(p_values: list[float]) -> None:
+    with pytest.raises(ValueError, match="p-values are within 0…1"):
+        holm(p_values)
