@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +13,7 @@ import models
 from data import short_name
 from experiments import cli
 from finetune import model_commands
-from finetune.recipe import Recipe
+from finetune.recipe import Recipe, fixed_by
 from models import DEFAULT_ENCODER
 
 if TYPE_CHECKING:
@@ -47,8 +47,6 @@ class TargetFlags(cli.RunFlags):
 
     data: str = "arrhythmia"
     """Target task: arrhythmia, mitdb, ptbxl …, csv:FILE or parquet:FILE (see `python -m data list`)."""
-    protocol: cli.Protocols = "beat-random"
-    """Split: beat-random (as published), ds1-ds2 (de Chazal), patient or folds; all but the first need records."""
     precision: cli.Precision = "auto"
     """auto: bf16 autocast where the hardware multiplies in bf16."""
 
@@ -72,6 +70,8 @@ class FineTuneFlags(TargetFlags):
 
     encoder: str
     """Checkpoint FILE of an encoder, or scratch: random weights."""
+    protocol: cli.Protocols = "beat-random"
+    """Split: beat-random (as published), ds1-ds2 (de Chazal), patient or folds; all but the first need records."""
     arch: str = DEFAULT_ENCODER
     """Architecture from scratch, as NAME or NAME@OPTION=VALUE,… (resnet1d, transformer1d …); a checkpoint brings its
     own."""
@@ -198,8 +198,14 @@ class Compare(TargetFlags):
 
     encoders: tuple[str, ...]
     """Checkpoint FILES of pretrained encoders; several seeds of each pretraining say more."""
-    label_fractions: tuple[float, ...] = (1.0,)
-    """Shares of the training beats to learn from, stratified; seed k takes draw k."""
+    protocol: tuple[cli.Protocols, ...] = ("beat-random",)
+    """Splits, each a comparison of its own: beat-random (as published), ds1-ds2 (de Chazal), patient, folds."""
+    label_fractions: tuple[str, ...] = ("1",)
+    """Shares of the training beats to learn from, stratified, as SHARE or SHARE@SEEDS where it has fewer seeds than
+    --seeds says; seed k takes draw k."""
+    vary: tuple[str, ...] = ()
+    """Recipes to compare, each as NAME=VALUE,… on top of the other flags, such as schedule=frozen
+    schedule=full,ratio=0.1 schedule=full; controls have each of them that says anything of random weights."""
     address: str | None = None
     """Ray cluster to run on, such as HOST:6379; without it, this machine."""
     seeds: int = 3
@@ -210,27 +216,61 @@ class Compare(TargetFlags):
 
     def run(self) -> None:
         cli.at_least_one(seeds=self.seeds, steps=self.steps, threads=1 if self.threads is None else self.threads)
-        self.recipe.check()
-        if not self.encoders:
-            raise ValueError("--encoders: name one checkpoint FILE or more")
-        for fraction in self.label_fractions or (0.0,):
-            if not 0 < fraction <= 1:
-                raise ValueError(f"--label-fractions {fraction}: a share above 0 and at most 1 is needed")
-            if self.label_fractions.count(fraction) > 1:
-                raise ValueError(f"--label-fractions {fraction} is named twice")
+        for recipe in self.recipes():
+            recipe.check()
+        for flag, named in (("encoders", self.encoders), ("protocol", self.protocol), ("vary", self.vary)):
+            if not named and flag != "vary":
+                raise ValueError(f"--{flag}: name one or more")
+            for name in named:
+                if named.count(name) > 1:
+                    raise ValueError(f"--{flag} {name} is named twice")
+        self.seeds_of()
         _reach(self.address)
-        from finetune.compare import run_comparison
+        from finetune.compare import run_comparisons
 
-        run_comparison(self)
+        run_comparisons(self)
 
-    def load_split(self, seed: int) -> Split:
+    def recipes(self) -> list[Recipe]:
+        """The recipe of the flags, or one for each of --vary.
+
+        Raises:
+            ValueError: a variation of what no recipe has, or of what is planned.
+        """
+        if not self.vary:
+            return [self.recipe]
+        return [replace(self.recipe, **fixed_by(one.split(","), "--vary")) for one in self.vary]
+
+    def seeds_of(self) -> dict[float, range]:
+        """Of each label fraction the fine-tune seeds.
+
+        Raises:
+            ValueError: not SHARE or SHARE@SEEDS, out of range, or twice.
+        """
+        found: dict[float, range] = {}
+        for text in self.label_fractions or ("",):
+            share, _, count = text.partition("@")
+            try:
+                fraction, number = float(share), int(count or self.seeds)
+            except ValueError:
+                fraction, number = 0.0, 1
+            if not 0 < fraction <= 1 or not 1 <= number <= self.seeds:
+                raise ValueError(
+                    f"--label-fractions {text}: a share above 0 and at most 1 is needed, or SHARE@SEEDS with at most "
+                    f"the {self.seeds} seeds of --seeds"
+                )
+            if fraction in found:
+                raise ValueError(f"--label-fractions {text} is named twice")
+            found[fraction] = range(self.seed, self.seed + number)
+        return found
+
+    def load_split(self, protocol: str, seed: int) -> Split:
         import data
 
-        return data.load_split(self.data, self.protocol, self.data_folder, seed)
+        return data.load_split(self.data, protocol, self.data_folder, seed)
 
-    def settings(self) -> dict[str, str | int | float]:
-        """What all runs of a comparison have in common; checkpoints, seeds and label fractions may join later."""
-        return {"data": self.data, "protocol": self.protocol, "steps": self.steps, **asdict(self.recipe)}
+    def settings(self, protocol: str) -> dict[str, str | int | float]:
+        """What all runs of a comparison have in common; checkpoints, seeds, shares and variations may join later."""
+        return {"data": self.data, "protocol": protocol, "steps": self.steps, **asdict(self.recipe)}
 
 
 @dataclass(frozen=True, kw_only=True)

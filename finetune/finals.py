@@ -16,6 +16,7 @@ from experiments import tables
 from experiments.cluster import finished
 from experiments.machine import Machine, resolve_threads
 from experiments.results import RunResult
+from finetune.controls import Control
 from finetune.plan import Finals
 from finetune.recipe import Recipe
 from finetune.shelves import SharedShelf
@@ -27,15 +28,18 @@ from models.checkpoint import Checkpoint, save
 
 @dataclass(frozen=True, kw_only=True)
 class Final:
-    """One run of the comparison: an arm's best recipe, one seed, all the beats that the plan says."""
+    """One run of a comparison: an arm, its recipe, one seed."""
 
-    arm: Arm
-    recipe: Recipe
+    arm: Arm | Control
+    recipe: Recipe | None
+    """None of a control, to which none applies."""
     seed: int
+    label: str = ""
+    """What messages call it, where the arm's name would not do."""
 
 
-Outcome = tuple[RunResult, RunResult, Checkpoint]
-"""On the validation part, on the test part, and the classifier."""
+Outcome = tuple[RunResult, RunResult, Checkpoint | None]
+"""On the validation part, on the test part, and the classifier where there is one to keep."""
 
 
 def final_runs(study: Study, plan: Finals, best: Mapping[str, Recipe]) -> list[Final]:
@@ -83,6 +87,7 @@ def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats,
 
     done = finished(started, len(left), stop_in_time, name_of)
     for number, (final, (validation, tested, checkpoint)) in enumerate(done, start=1):
+        assert checkpoint is not None
         save(model_file(study, final.arm.name, final.seed), checkpoint)
         for result in (validation, tested):
             if (result.arm, result.seed, result.part) not in recorded:  # one killed between the two has the first
@@ -95,7 +100,7 @@ def run_finals(study: Study, plan: Finals, finals: Sequence[Final], test: Beats,
 
 
 def name_of(final: Final) -> str:
-    return f"seed {final.seed} {final.arm.name}"
+    return f"seed {final.seed} {final.label or final.arm.name}"
 
 
 def run_final(
@@ -120,6 +125,9 @@ def run_final(
 @ray.remote(num_cpus=1)
 def _final(final: Final, context: Context, split: Split, test: Beats, machine: Machine, shelf: SharedShelf) -> Outcome:
     resolve_threads(machine.threads)
+    if isinstance(final.arm, Control):
+        return *final.arm.run(split, test, final.seed, context), None
+    assert final.recipe is not None
     trained = train(final.arm, split, final.recipe, final.seed, context, machine, shelf=shelf)
     confusion, cost = evaluate(trained.model, test, final.recipe.intervals), trained.validation.cost
     tested = context.result(final.arm, final.recipe, final.seed, "test", confusion, cost)

@@ -1,7 +1,10 @@
 """The runs of `compare`: every arm on every seed and label fraction, side by side on Ray, recorded as they come."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
 
 import ray
 
@@ -10,10 +13,10 @@ from experiments import results, tables
 from experiments.cluster import finished
 from experiments.machine import Machine
 from experiments.tracking import Run
+from finetune.controls import Control
 from finetune.finals import Final, name_of, run_final
 from finetune.groups import Group, cell_of
 from finetune.plan import validation_size, with_enough_steps
-from finetune.recipe import Recipe
 from finetune.shelves import SharedShelf
 from finetune.train import Arm, Context
 
@@ -23,9 +26,8 @@ class Grid:
     """Arms × seeds × label fractions. Seed k is the same validation cut, label draw, head and batches for every arm."""
 
     groups: Sequence[Group]
-    seeds: Sequence[int]
-    fractions: Sequence[float]
-    recipe: Recipe
+    seeds: Mapping[float, Sequence[int]]
+    """Of each label fraction."""
     num_steps: int
     context: Context
     """Its labels name the comparison."""
@@ -38,12 +40,24 @@ class Grid:
 
     @property
     def num_runs(self) -> int:
-        return len(self.seeds) * len(self.fractions) * sum(len(group.arms) for group in self.groups)
+        return sum(map(len, self.seeds.values())) * sum(len(group.arms) for group in self.groups)
 
     def done(self) -> list[results.RunResult]:
         """What the store already holds of this comparison; other seeds, fractions and checkpoints too."""
         name = self.context.labels["comparison"]
         return [result for result in results.read(results.STORE) if result.config.get("comparison") == name]
+
+    def missing(self) -> dict[int, dict[float, list[tuple[Group, Arm | Control]]]]:
+        """Runs that the store does not hold, by seed and label fraction."""
+        done = {cell_of(result) for result in self.done() if result.part == "test"}
+        found: dict[int, dict[float, list[tuple[Group, Arm | Control]]]] = {}
+        for seed in sorted(set(chain.from_iterable(self.seeds.values()))):
+            for fraction in (fraction for fraction, seeds in self.seeds.items() if seed in seeds):
+                pairs = [(group, arm) for group in self.groups for arm in group.arms]
+                left = [(group, arm) for group, arm in pairs if group.cell(arm, fraction, seed) not in done]
+                if left:
+                    found.setdefault(seed, {})[fraction] = left
+        return found
 
 
 def run_grid(grid: Grid, tracked: Run, interrupted: Callable[[], bool]) -> None:
@@ -57,16 +71,18 @@ def run_grid(grid: Grid, tracked: Run, interrupted: Callable[[], bool]) -> None:
         if interrupted():
             raise KeyboardInterrupt
 
-    for final, (validation, tested, _) in finished(_start(grid), 2 * grid.num_workers, stop_if_interrupted, name_of):
+    num_left, start = sum(len(pairs) for of in grid.missing().values() for pairs in of.values()), time.monotonic()
+    runs = finished(_start(grid), 2 * grid.num_workers, stop_if_interrupted, name_of)
+    for number, (final, (validation, tested, _)) in enumerate(runs, start=1):
         for result in (validation, tested):
             results.append(results.STORE, result)
-        pretrained = f"{tested.config['task']} {tested.config['pretraining_seed']}" if tested.encoder else tested.arm
-        name = f"{pretrained} {tested.config['arch']} labels {tested.config['label_fraction']} seed {final.seed}"
-        with tracked.child(name, tested.config, {"arm": tested.arm, "badge": tested.badge}) as run:
+        with tracked.child(name_of(final), tested.config, {"arm": tested.arm, "badge": tested.badge}) as run:
             run.log({f"test_{metric}": value for metric, value in tested.metrics.items()} | tested.cost)
+        left_s = (time.monotonic() - start) / number * (num_left - number)
         tables.say(
-            f"{name} · test macro recall {tested.metrics['macro_recall']:.3f} · "
-            f"macro F1 {tested.metrics['macro_f1']:.3f} · {tables.duration(tested.cost['seconds'])}"
+            f"{name_of(final)} · test macro recall {tested.metrics['macro_recall']:.3f} · "
+            f"macro F1 {tested.metrics['macro_f1']:.3f} · {tables.duration(tested.cost['seconds'])} · "
+            f"{num_left - number:,} runs left, about {tables.duration(left_s)}"
         )
 
 
@@ -75,23 +91,27 @@ def _start(grid: Grid) -> Iterator[tuple[Final, ray.ObjectRef]]:
 
     A split is in the object store only as long as its runs need it.
     """
-    done = {cell_of(result) for result in grid.done() if result.part == "test"}
-    pairs = [(group, arm) for group in grid.groups for arm in group.arms]
-    test = None
+    missing, test = grid.missing(), None
     shelf = SharedShelf.start()
-    for seed in grid.seeds:
+    for seed, by_fraction in missing.items():
         whole = grid.load_split(seed)
         test = ray.put(whole.load_test()) if test is None else test
-        for fraction in grid.fractions:
+        for fraction, pairs in by_fraction.items():
             split = fewer(whole, fraction, seed)
-            recipe = with_enough_steps(grid.recipe, len(split.train), grid.num_steps)
             shared = ray.put(split.without_test())
             for group, arm in pairs:
-                if (arm.name, group.architecture, arm.encoder_hash, fraction, seed) in done:
-                    continue
                 context = _labelled(grid.context, arm, fraction, seed, len(split.train))
-                final = Final(arm=arm, recipe=group.adapt(recipe), seed=seed)
+                final = Final(
+                    arm=arm,
+                    recipe=group.recipe and with_enough_steps(group.recipe, len(split.train), grid.num_steps),
+                    seed=seed,
+                    label=f"{_label(group, arm)} · labels {fraction:.3g}",
+                )
                 yield final, run_final(final, context, shared, test, grid.machine, shelf, grid.resources)
+
+
+def _label(group: Group, arm: Arm | Control) -> str:
+    return f"{group.label} · {Path(arm.origin).stem}" if isinstance(arm, Arm) and arm.checkpoint else group.label
 
 
 def fewer(split: Split, fraction: float, seed: int) -> Split:
@@ -103,8 +123,8 @@ def fewer(split: Split, fraction: float, seed: int) -> Split:
     return replace(split, validation=subset(split.validation, num_beats, seed))
 
 
-def _labelled(context: Context, arm: Arm, fraction: float, seed: int, num_beats: int) -> Context:
+def _labelled(context: Context, arm: Arm | Control, fraction: float, seed: int, num_beats: int) -> Context:
     labels = {"label_fraction": fraction, "label_draw": seed, "train_beats": num_beats}
-    if arm.checkpoint is not None:
+    if isinstance(arm, Arm) and arm.checkpoint is not None:
         labels |= {"task": arm.checkpoint.task, "pretraining_seed": arm.checkpoint.seed}
     return replace(context, labels={**context.labels, **labels})

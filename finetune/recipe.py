@@ -129,24 +129,38 @@ def _short(value: object) -> str:
     return f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
-def fixed_by(assignments: Sequence[str]) -> dict[str, str | int | float]:
+def fixed_by(assignments: Sequence[str], flag: str = "--fixed") -> dict[str, str | int | float]:
     """NAME=VALUE, such as schedule=gradual → the fields of a recipe that are said, of their types.
 
     Raises:
-        ValueError: no such field, or a value that it cannot have.
+        ValueError: no such field, or a value that it cannot have; the message names the flag.
     """
     usual, said = asdict(Recipe()), {}
     for assignment in assignments:
         name, _, text = assignment.partition("=")
-        name = name.replace("-", "_")
+        name = name.strip().replace("-", "_")
         if name not in usual or name in PLANNED:
             choices = ", ".join(choice for choice in usual if choice not in PLANNED)
-            raise ValueError(f"--fixed {assignment}: NAME=VALUE is needed, NAME one of {choices}")
+            raise ValueError(f"{flag} {assignment}: NAME=VALUE is needed, NAME one of {choices}")
         try:
             said[name] = type(usual[name])(text)
         except ValueError:
-            raise ValueError(f"--fixed {assignment}: {text!r} is not a number") from None
+            raise ValueError(f"{flag} {assignment}: {text!r} is not a number") from None
     return said
+
+
+def in_words(recipes: Sequence[Recipe]) -> list[str]:
+    """Of each what differs between them, such as "full, ratio 0.1"; nothing where there is one."""
+    names = [field.name for field in fields(Recipe) if len({getattr(recipe, field.name) for recipe in recipes}) > 1]
+    idle = {"frozen": ("ratio",)}
+    return [
+        ", ".join(_said(name, getattr(recipe, name)) for name in names if name not in idle.get(recipe.schedule, ()))
+        for recipe in recipes
+    ]
+
+
+def _said(name: str, value: object) -> str:
+    return _short(value) if name == "schedule" else f"{name.replace('_', ' ')} {_short(value)}"
 
 
 def recipe_of(result: RunResult) -> Recipe:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from models.checkpoint import Checkpoint, attach, load, weights_of
 from models.encoder import EncoderSpec
 from models.heads import Classifier
 from models.params import count_parameters
+
+if TYPE_CHECKING:
+    from finetune.controls import Control
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +64,10 @@ class Arm:
     @property
     def encoder_hash(self) -> str | None:
         return None if self.checkpoint is None else self.checkpoint.weights_hash
+
+    @property
+    def architecture(self) -> str:
+        return self.spec.label
 
     @property
     def facts(self) -> dict[str, bool]:
@@ -133,8 +141,18 @@ class Context:
     """Whatever else a result's `config` should say, such as the study it belongs to."""
 
     def result(
-        self, arm: Arm, recipe: Recipe, seed: int, part: Part, confusion: np.ndarray, cost: Mapping[str, float]
+        self,
+        arm: Arm | Control,
+        recipe: Recipe | None,
+        seed: int,
+        part: Part,
+        confusion: np.ndarray,
+        cost: Mapping[str, float],
     ) -> RunResult:
+        """
+        Args:
+            recipe: None of a control, to which none applies.
+        """
         recalls = recall_per_class(confusion)
         per_class = {f"recall_{name}": float(recall) for name, recall in zip(self.classes, recalls, strict=True)}
         return RunResult(
@@ -142,7 +160,7 @@ class Context:
             encoder=arm.encoder_hash,
             source=arm.source,
             dataset=self.dataset,
-            config={**asdict(recipe), "arch": arm.spec.label, **self.labels},
+            config={**(asdict(recipe) if recipe else {}), "arch": arm.architecture, **self.labels},
             seed=seed,
             protocol=self.protocol,
             badge=self.badge,

@@ -1,20 +1,27 @@
 """What several tests make: small checkpoints and studies, and the reading of a refusal."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
+import models
 from data.split import Split
 from experiments.machine import Machine
+from experiments.metrics import scores
+from experiments.results import Part, RunResult
 from experiments.space import Space
 from experiments.tracking import Run
+from finetune.controls import Control
+from finetune.groups import Group
 from finetune.recipe import Recipe
 from finetune.studies import Study
 from finetune.train import Arm, Context
 from models.checkpoint import Checkpoint, weights_of
-from models.encoder import EncoderSpec
+from models.encoder import EncoderSpec, Option
 
 
 def checkpoint_of(
@@ -31,6 +38,53 @@ def checkpoint_of(
         seed=0,
         head=head,
         classes=("N", "S", "V", "F", "Q") if head else (),
+    )
+
+
+def pretrained_arm(task: str, seed: int, arch: str = "a", source: str = "PTB", **options: Option) -> Arm:
+    """A transfer arm whose file says that task and seed; of one of two architectures, a and b."""
+    spec = EncoderSpec(name="resnet1d", options={"width": {"a": 2, "b": 3}[arch], "kernel": 3})
+    torch.manual_seed(hash((task, seed, arch, source, *options.values())) % 2**31)
+    checkpoint = replace(
+        checkpoint_of(spec, models.build(spec), source=source), task=task, seed=seed, options={**options, "seed": seed}
+    )
+    return Arm(name="transfer", spec=spec, checkpoint=checkpoint, origin=f"{task}{seed}.pt")
+
+
+def results_of(group: Group, recalls: dict[tuple[int, int], float], fraction: float = 0.01) -> list[RunResult]:
+    """Validation and test results by (place of the arm in the group, seed); both parts score alike."""
+    parts: tuple[Part, ...] = ("validation", "test")
+    return [
+        _result_of(group, group.arms[place], seed, recall, part, fraction)
+        for (place, seed), recall in recalls.items()
+        for part in parts
+    ]
+
+
+def _result_of(group: Group, arm: Arm | Control, seed: int, recall: float, part: Part, fraction: float) -> RunResult:
+    right = round(1000 * recall)
+    confusion = [[right, 1000 - right], [1000 - right, right]]
+    return RunResult(
+        arm=group.arm,
+        encoder=arm.encoder_hash,
+        source=arm.source,
+        dataset="arrhythmia",
+        config={
+            **(asdict(group.recipe) if group.recipe else {}),
+            "arch": arm.architecture,
+            "label_fraction": fraction,
+            "train_beats": 788,
+        },
+        seed=seed,
+        protocol="patient",
+        badge="patient-disjoint",
+        part=part,
+        metrics=scores(confusion),
+        confusion=confusion,
+        classes=["N", "V"],
+        cost={"seconds": 2.0, "beats": 9.0},
+        commit=None,
+        created="2026-01-02T03:04:05+00:00",
     )
 
 

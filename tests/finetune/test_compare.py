@@ -24,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 NUM_SEEDS = 2
 TASKS = ("masked", "contrastive")
 FRACTIONS = (0.5, 1.0)
-NUM_RUNS = len(FRACTIONS) * NUM_SEEDS * (2 * len(TASKS) + 2)
+CONTROLS = ("majority", "random-frozen", "scratch")
+NUM_RUNS = len(FRACTIONS) * NUM_SEEDS * (2 * len(TASKS) + len(CONTROLS))
 ELSEWHERE = """
 import sys
 from pathlib import Path
@@ -95,7 +96,8 @@ def test_ctrl_c_shows_what_there_is_and_how_to_continue(interrupted: tuple[Compa
     assert "Traceback" not in stderr
     assert stderr.splitlines()[-1].startswith("interrupted; to continue: python -m finetune compare --encoders")
     assert stderr.endswith("--resume\n")
-    assert json.loads(compare.json.read_text())["ending"] in ("interrupted", "complete")
+    said = json.loads(compare.json.read_text())
+    assert said["ending"] in ("interrupted", "complete") and len(said["comparisons"]) == 1
 
 
 def test_continuing_repeats_no_run(
@@ -114,12 +116,13 @@ def test_every_arm_has_the_same_recipe_seeds_and_beats(continued: tuple[Compare,
     assert {result.config["label_draw"] == result.seed for result in results} == {True}
     for fraction, beats in zip(FRACTIONS, (180, 359), strict=True):
         here = [result for result in results if result.config["label_fraction"] == fraction]
-        settings = {
-            (r.config["train_beats"], r.config["epochs"], r.config["batch_size"], r.cost["beats"]) for r in here
-        }
-        assert settings == {(beats, 2, beats // 4, 2.0 * beats)}
+        assert {result.config["train_beats"] for result in here} == {beats}
+        trained = [result for result in here if result.arm != "majority"]
+        settings = {(r.config["epochs"], r.config["batch_size"], r.cost["beats"]) for r in trained}
+        assert settings == {(2, beats // 4, 2.0 * beats)}
         assert len({(sum(map(sum, result.confusion)), result.part) for result in here}) == 2
-    assert {(result.arm, result.config["schedule"]) for result in results} == {
+    assert {(result.arm, result.config.get("schedule")) for result in results} == {
+        ("majority", None),
         ("random-frozen", "frozen"),
         ("scratch", "full"),
         ("transfer", "full"),
@@ -141,9 +144,13 @@ def test_results_say_which_pretraining_they_are_of(continued: tuple[Compare, End
 def test_table_and_json_agree(continued: tuple[Compare, Ending]) -> None:
     compare, (_, stdout, _) = continued
     said = json.loads(compare.json.read_text())
-    assert (said["ending"], len(said["rows"]), len(said["checkpoints"])) == ("complete", 2 * 4, 4)
-    assert [row["arm"] for row in said["rows"][:4]] == ["random-frozen", "scratch", "transfer", "transfer"]
-    assert set(said["chosen"]) == {str(fraction) for fraction in FRACTIONS}
+    assert said["ending"] == "complete"
+    (said,) = said["comparisons"]
+    num_rows = len(CONTROLS) + len(TASKS)
+    assert (len(said["rows"]), len(said["checkpoints"])) == (2 * num_rows, 4)
+    assert [row["arm"] for row in said["rows"][:num_rows]] == [*CONTROLS, "transfer", "transfer"]
+    assert set(said["chosen"]) == set(said["seeds"]) == {str(fraction) for fraction in FRACTIONS}
+    assert {Path(file).suffix for file in said["pictures"] if Path(file).stat().st_size > 10_000} == {".png", ".svg"}
     for row in said["rows"]:
         assert f"{row['macro_recall']:.3f}" in stdout and row["badge"] in stdout
         if row["arm"] == "transfer":
@@ -153,10 +160,15 @@ def test_table_and_json_agree(continued: tuple[Compare, Ending]) -> None:
     assert "2 × 2" in stdout and "unlabelled" in stdout
 
 
-def test_seeds_may_join_later(continued: tuple[Compare, Ending]) -> None:
+def test_seeds_and_recipes_may_join_later(continued: tuple[Compare, Ending]) -> None:
     compare, before = continued[0], len(continued[0].results())
-    process = compare.start("--resume", "--seeds", "3", "--label-fractions", "0.5")
+    more = "--resume --seeds 3 --label-fractions 0.5 1@1 --vary schedule=full schedule=frozen"
+    process = compare.start(*more.split())
     _, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
-    assert len(compare.results()) == before + 2 * (2 * len(TASKS) + 2)
-    assert {row["num_seeds"] for row in json.loads(compare.json.read_text())["rows"]} == {3}
+    num_encoders = 2 * len(TASKS)
+    third_seed, frozen = num_encoders * 2 + len(CONTROLS), num_encoders * (NUM_SEEDS + 1)
+    assert len(compare.results()) == before + 2 * (third_seed + frozen)
+    (said,) = json.loads(compare.json.read_text())["comparisons"]
+    assert {(row["label_fraction"], row["num_seeds"]) for row in said["rows"]} == {(0.5, 3), (1.0, 1)}
+    assert {row["words"] for row in said["rows"] if row["arm"] == "transfer"} == {"full", "frozen"}
