@@ -14,6 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Metric = Callable[[ArrayLike], Floats]
 
+ALPHA = 0.05
+
 
 def confusion_matrix(target: ArrayLike, predicted: ArrayLike, num_classes: int) -> NDArray[np.int64]:
     """Count beats by true and predicted class.
@@ -283,11 +285,18 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def verdict(
-    difference: Difference, num_pretraining_seeds: int, min_pairs: int = 8, min_pretraining_seeds: int = 3
+    difference: Difference,
+    num_pretraining_seeds: int,
+    corrected_p: float = 0.0,
+    min_pairs: int = 8,
+    min_pretraining_seeds: int = 3,
 ) -> str:
     """What the interval allows to be said of transfer: helps, hurts, or neither; never more than the pairs support.
 
     With one pretraining seed it is said of that checkpoint alone; two are too few to say it of pretraining.
+
+    Args:
+        corrected_p: of the difference among several, such as by `holm`; above `ALPHA` there is no evidence.
     """
     if difference.num_pairs < min_pairs:
         return f"too few pairs ({difference.num_pairs})"
@@ -295,12 +304,11 @@ def verdict(
         return "too few fine-tune seeds (1)"
     if 1 < num_pretraining_seeds < min_pretraining_seeds:
         return f"too few pretraining seeds ({num_pretraining_seeds})"
-    if difference.low > 0:
+    words = "no evidence either way"
+    if corrected_p <= ALPHA and difference.low > 0:
         words = "transfer helps"
-    elif difference.high < 0:
+    elif corrected_p <= ALPHA and difference.high < 0:
         words = "transfer hurts"
-    else:
-        words = "no evidence either way"
     return words if num_pretraining_seeds > 1 else f"{words}, for this checkpoint"
 
 
