@@ -1,10 +1,12 @@
-"""Alarms that find a wanted share of each class, by thresholds set on validation data.
+"""Alarms that find a wanted share of each class, or promise to miss no more, by thresholds set on validation data.
 
 Each class stands against the rest: a beat raises an alarm for every class whose probability reaches that class's
 threshold, so for none or for several.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Self
 
 import numpy as np
@@ -47,6 +49,34 @@ class Thresholds:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Promises:
+    """Thresholds by which the expected share of a class's further beats without an alarm is at most a limit.
+
+    Raises:
+        ValueError: a limit is not between 0 and 1.
+    """
+
+    limits: tuple[float, ...]
+    """Of the expected miss rate, one for each class."""
+    values: tuple[float | None, ...]
+    """One for each class; None where it has too few beats to promise anything, and so no alarm is ever raised."""
+    num_beats: tuple[int, ...]
+    """Validation beats of each class."""
+
+    def __post_init__(self) -> None:
+        for limit in self.limits:
+            if not 0 < limit < 1:
+                raise ValueError(f"miss rate {limit}: above 0 and below 1 is needed")
+
+    @property
+    def needed(self) -> tuple[int, ...]:
+        """Of each class the fewest validation beats with which its limit can be promised."""
+        enough = (ceil(1 / limit) for limit in self.limits)
+        # The quotient may be rounded up over a whole number.
+        return tuple(n - 2 if 1 / (n - 1) <= limit else n - 1 for n, limit in zip(enough, self.limits, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Alarms:
     """What one class's threshold does to scored beats."""
 
@@ -78,7 +108,38 @@ def fit_thresholds(probabilities: ArrayLike, target: ArrayLike, floor: float) ->
     return Thresholds(floor=float(floor), values=tuple(values))
 
 
-def alarms(thresholds: Thresholds, probabilities: ArrayLike, target: ArrayLike) -> list[Alarms]:
+def fit_promises(probabilities: ArrayLike, target: ArrayLike, limits: Sequence[float]) -> Promises:
+    """For each class the highest threshold with (misses + 1) / (beats + 1) at most the limit, on the class's beats.
+
+    The miss rate of a further beat of the class is then at most the limit in expectation, over that beat and those that
+    set the threshold, if all of them are exchangeable: conformal risk control (Angelopoulos, Bates, Fisch, Lei and
+    Schuster, ICLR 2024, arXiv 2208.02814), whose loss is here a miss. It takes at least 1 / limit − 1 beats.
+
+    Exchangeable is what beats of one source, drawn alike, are. Two things weaken the promise: validation beats that
+    also chose the epoch are not untouched, and the beats of a patient resemble each other, so that those of a few
+    patients say less of the next patient than their number tells.
+
+    Args:
+        probabilities: (num_beats, num_classes).
+        target: integers (num_beats,) in [0, num_classes).
+        limits: one for each class.
+
+    Raises:
+        ValueError: a limit is not between 0 and 1; the shapes do not fit or are empty; a probability is not finite; a
+            class is out of range.
+    """
+    probability_BC, target_B = _checked(probabilities, target)
+    if len(limits) != probability_BC.shape[1]:
+        raise ValueError(f"{len(limits)} limits do not fit probabilities of {probability_BC.shape[1]} classes")
+    of_class = [probability_BC[target_B == label, label] for label in range(len(limits))]
+    return Promises(
+        limits=tuple(map(float, limits)),
+        values=tuple(_safe(own, limit) for own, limit in zip(of_class, limits, strict=True)),
+        num_beats=tuple(map(len, of_class)),
+    )
+
+
+def alarms(thresholds: Thresholds | Promises, probabilities: ArrayLike, target: ArrayLike) -> list[Alarms]:
     """What each class's threshold does to these beats, in the order of the classes.
 
     Args:
@@ -107,6 +168,13 @@ def _highest(own: NDArray[np.float64], floor: float) -> float | None:
     # Divided as recall is, so that both round alike: .07 × 100 is more than 7, but 7 / 100 is .07.
     found = np.arange(1, own.size + 1) / own.size
     return float(np.sort(own)[::-1][np.searchsorted(found, floor)])
+
+
+def _safe(own: NDArray[np.float64], limit: float) -> float | None:
+    """The threshold of a class from its own beats' probabilities (num_beats,); None where they are too few."""
+    bounds = np.arange(1, own.size + 1) / (own.size + 1)
+    num_misses = int(np.searchsorted(bounds, limit, side="right")) - 1
+    return float(np.sort(own)[num_misses]) if num_misses >= 0 else None
 
 
 def _checked(probabilities: ArrayLike, target: ArrayLike) -> tuple[NDArray[np.float64], NDArray]:

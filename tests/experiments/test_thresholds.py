@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from experiments.thresholds import Thresholds, alarms, fit_thresholds
+from experiments.thresholds import Promises, Thresholds, alarms, fit_promises, fit_thresholds
 
 NUM_CLASSES = 3
 
@@ -165,3 +165,69 @@ def test_json_there_and_back() -> None:
 def test_other_json_is_refused(content: Any) -> None:
     with pytest.raises(ValueError, match=r"^not recorded thresholds|^recall floor"):
         Thresholds.from_json(content)
+
+
+limits = st.sampled_from([0.05, 0.1, 0.25, 0.5]) | st.floats(0.01, 0.99)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40).flatmap(scored), st.tuples(*[limits] * NUM_CLASSES))
+def test_a_promise_is_the_highest_threshold_within_its_limit(beats: Scored, limits: tuple[float, ...]) -> None:
+    probabilities, target = beats
+    promises = fit_promises(probabilities, target, limits)
+    for label, (value, limit, needed) in enumerate(zip(promises.values, limits, promises.needed, strict=True)):
+        own = probabilities[target == label, label]
+        assert promises.num_beats[label] == len(own)
+        assert (value is None) == (len(own) < needed)
+        if value is not None:
+            assert value in own and ((own < value).sum() + 1) / (len(own) + 1) <= limit
+            assert all(((own < higher).sum() + 1) / (len(own) + 1) > limit for higher in own[own > value])
+
+
+@given(st.integers(2, 1000) | st.floats(1.01, 1000))
+def test_the_beats_that_a_promise_needs_are_the_fewest(inverse: float) -> None:
+    limit = 1 / inverse
+    (needed,) = Promises(limits=(limit,), values=(None,), num_beats=(0,)).needed
+    assert 1 / (needed + 1) <= limit and (needed == 0 or 1 / needed > limit)
+
+
+@pytest.mark.parametrize(
+    ("num_beats", "limit", "num_missed"),
+    [(19, 0.05, 0), (18, 0.05, None), (38, 0.05, 0), (39, 0.05, 1), (1000, 0.05, 49), (29, 0.1, 2), (1, 0.5, 0)],
+)
+def test_promises_by_hand(num_beats: int, limit: float, num_missed: int | None) -> None:
+    own = [(beat + 1) / 2000 for beat in range(num_beats)]
+    promises = fit_promises(*of_one_class(own), [limit, 0.5])
+    assert promises.values[0] == (None if num_missed is None else own[num_missed])
+
+
+@pytest.mark.parametrize(("num_beats", "limit"), [(19, 0.05), (25, 0.05), (60, 0.1)])
+def test_a_promise_is_kept_on_further_beats_and_is_not_far_too_careful(num_beats: int, limit: float) -> None:
+    """The expected miss rate lies between limit − 1 / (num_beats + 1) and limit (theorems 1 and 2 of the paper)."""
+    rng = np.random.default_rng(0)
+    missed = []
+    for _ in range(2000):
+        own = rng.beta(2, 1, num_beats)
+        (value, _) = fit_promises(*of_one_class(list(own)), [limit, 0.5]).values
+        assert value is not None
+        missed.append(value**2)  # the share of Beta(2, 1) below it
+    noise = 3 * np.std(missed) / np.sqrt(len(missed))
+    assert limit - 1 / (num_beats + 1) - noise <= np.mean(missed) <= limit + noise
+
+
+def test_a_class_without_a_promise_raises_no_alarm() -> None:
+    probabilities, target = of_one_class([0.9, 0.8])
+    promises = fit_promises(probabilities, target, [0.05, 0.5])
+    assert (promises.values, promises.num_beats, promises.needed) == ((None, 0.7), (2, 1), (19, 1))
+    assert [found.num_alarms for found in alarms(promises, probabilities, target)] == [0, 1]
+
+
+@pytest.mark.parametrize("limit", [0.0, 1.0, -0.1, math.nan])
+def test_a_limit_that_promises_nothing_is_refused(limit: float) -> None:
+    with pytest.raises(ValueError, match=r"^miss rate .* needed$"):
+        fit_promises([[0.5, 0.5]], [0], [0.5, limit])
+
+
+def test_limits_of_other_classes_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 limits do not fit probabilities of 2 classes"):
+        fit_promises([[0.5, 0.5]], [0], [0.5])
