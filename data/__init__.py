@@ -136,4 +136,11 @@ def load_split(name: str, protocol: str, data_dir: Path, seed: int = 0) -> Split
         random = protocol == "beat-random"
         kept, held_out = stratified(train.labels, VALIDATION, seed) if random else by_patient(train, VALIDATION, seed)
         train, validation = train.select(kept), train.select(held_out)
-    return Split(train=train, validation=validation, load_test=found.load_test, protocol=protocol, badge=found.badge())
+    return Split(
+        train=train,
+        validation=validation,
+        load_test=found.load_test,
+        protocol=protocol,
+        badge=found.badge(),
+        seed=seed,
+    )

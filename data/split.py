@@ -43,6 +43,8 @@ class Split:
     """beat-random, ds1-ds2 or patient."""
     badge: str
     """What may leak from training into test: beat-random, record-disjoint, patient-disjoint or unknown."""
+    seed: int = 0
+    """Chose the validation part."""
 
     def without_test(self) -> Split:
         """What a worker is sent: it has no way to the test part."""

@@ -131,7 +131,7 @@ def _final(final: Final, context: Context, split: Split, test: Beats, machine: M
     trained = train(final.arm, split, final.recipe, final.seed, context, machine, shelf=shelf)
     confusion, cost = evaluate(trained.model, test, final.recipe.intervals), trained.validation.cost
     tested = context.result(final.arm, final.recipe, final.seed, "test", confusion, cost)
-    return trained.validation, tested, to_checkpoint(trained, split.train)
+    return trained.validation, tested, to_checkpoint(trained, split)
 
 
 def model_file(study: Study, arm: str, seed: int) -> Path:

@@ -78,7 +78,7 @@ def fit(flags: Train, arm: Arm, out: Path) -> Fitted:
             on_epoch=lambda epoch: tracked.log(epoch.metrics, epoch.number),
         )
         tables.say(f"balance {recipe.balance}: {trained.counts}")
-        save(out, to_checkpoint(trained, split.train))
+        save(out, to_checkpoint(trained, split))
         state_file.unlink(missing_ok=True)
         beats = split.load_test()
         logits = predict(trained.model, beats, recipe.intervals)

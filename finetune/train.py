@@ -13,7 +13,6 @@ import numpy as np
 import models
 from data import OF_TRAINING, may_hold_test_beats
 from data.balance import Counts
-from data.beats import Beats
 from data.split import Split
 from experiments import loop
 from experiments.calibration import fit_temperature, probabilities
@@ -256,9 +255,9 @@ def train(
     )
 
 
-def to_checkpoint(trained: Trained, train_part: Beats) -> Checkpoint:
+def to_checkpoint(trained: Trained, split: Split) -> Checkpoint:
     """The whole classifier as a file can hold it."""
-    result, model = trained.validation, trained.model
+    result, model, train_part = trained.validation, trained.model, split.train
     return Checkpoint(
         spec=model.encoder.spec,
         weights=weights_of(model),
@@ -272,6 +271,8 @@ def to_checkpoint(trained: Trained, train_part: Beats) -> Checkpoint:
             "data": result.dataset,
             "protocol": result.protocol,
             "badge": result.badge,
+            "split_seed": split.seed,
+            "validated_on": split.validation.fingerprint,
             "temperature": trained.temperature,
             "thresholds": trained.thresholds.to_json(),
         },

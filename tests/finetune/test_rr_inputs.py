@@ -60,7 +60,7 @@ def test_a_classifier_reads_them_and_comes_back_from_its_file(
 ) -> None:
     recipe = replace(RECIPE, intervals=intervals, head=head)
     trained = train(Arm(name="scratch", spec=SPEC), split, recipe, 0, CONTEXT, Machine())
-    save(tmp_path / "a.pt", to_checkpoint(trained, split.train))
+    save(tmp_path / "a.pt", to_checkpoint(trained, split))
     found = load(tmp_path / "a.pt")
     restored = restore_classifier(found, "a.pt").eval()
     assert found.options["intervals"] == intervals

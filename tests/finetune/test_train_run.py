@@ -121,7 +121,7 @@ def test_only_balanced_batches_hold_equal_shares(balance: str, split: Split) -> 
 @pytest.mark.parametrize("head", HEADS)
 def test_every_head_trains_and_comes_back_from_its_file(head: str, split: Split, tmp_path: Path) -> None:
     trained = fine_tune(make_arm("transfer"), split, replace(RECIPE, head=head))
-    save(tmp_path / "a.pt", to_checkpoint(trained, split.train))
+    save(tmp_path / "a.pt", to_checkpoint(trained, split))
     found = load(tmp_path / "a.pt")
     restored = restore_classifier(found, "a.pt")
     assert evaluate(restored, split.validation).tolist() == trained.validation.confusion

@@ -201,7 +201,7 @@ def test_the_last_step_is_in_the_average_that_is_validated(arm: Arm, split: Spli
 @pytest.mark.parametrize("schedule", ["adapters", "norm_only"])
 def test_a_classifier_comes_back_without_its_adapters(schedule: str, arm: Arm, split: Split, tmp_path: Path) -> None:
     trained = train(arm, split, replace(RECIPE, schedule=schedule), 0, CONTEXT, Machine())
-    save(tmp_path / "a.pt", to_checkpoint(trained, split.train))
+    save(tmp_path / "a.pt", to_checkpoint(trained, split))
     found = load(tmp_path / "a.pt")
     restored = restore_classifier(found, "a.pt").eval()
     x = split.validation.signal[:20]
