@@ -83,6 +83,11 @@ def is_own(name: str) -> bool:
     return bool(path) and prefix in OWN
 
 
+def same_records(one: str, other: str) -> bool:
+    """Whether two data sets are one, or cut from the same records."""
+    return RECORDS.get(one, one) == RECORDS.get(other, other)
+
+
 def may_hold_test_beats(source: str, protocol: str, target: str, by: str) -> bool:
     """Whether beats that an encoder was pretrained on may be test beats of a target.
 
@@ -92,7 +97,7 @@ def may_hold_test_beats(source: str, protocol: str, target: str, by: str) -> boo
             set that was cut from the same records; a random split is not.
     """
     name = source.removesuffix(OF_TRAINING)
-    if RECORDS.get(name, name) != RECORDS.get(target, target):
+    if not same_records(name, target):
         return False
     if name == source:
         protocol = (OWN if is_own(name) else DATASETS)[name.partition(":")[0]].protocols[0]

@@ -75,6 +75,18 @@ class Promises:
         # The quotient may be rounded up over a whole number.
         return tuple(n - 2 if 1 / (n - 1) <= limit else n - 1 for n, limit in zip(enough, self.limits, strict=True))
 
+    def chance(self, label: int, num_missed: int, num_beats: int) -> float:
+        """How likely that many misses or more would be among `num_beats` further beats of a class that has a threshold.
+
+        Were they exchangeable with those that set it, misses are beta-binomial, whatever the probabilities' law: the
+        share below a threshold that k of n beats lie below is beta (k + 1, n − k) (Vovk, Conditional Validity of
+        Inductive Conformal Predictors, ACML 2012). It is an upper bound where probabilities tie.
+        """
+        from scipy.stats import betabinom
+
+        below = _allowed(self.num_beats[label], self.limits[label])
+        return float(betabinom.sf(num_missed - 1, num_beats, below + 1, self.num_beats[label] - below))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Alarms:
@@ -172,9 +184,14 @@ def _highest(own: NDArray[np.float64], floor: float) -> float | None:
 
 def _safe(own: NDArray[np.float64], limit: float) -> float | None:
     """The threshold of a class from its own beats' probabilities (num_beats,); None where they are too few."""
-    bounds = np.arange(1, own.size + 1) / (own.size + 1)
-    num_misses = int(np.searchsorted(bounds, limit, side="right")) - 1
-    return float(np.sort(own)[num_misses]) if num_misses >= 0 else None
+    num_missed = _allowed(own.size, limit)
+    return float(np.sort(own)[num_missed]) if num_missed >= 0 else None
+
+
+def _allowed(num_beats: int, limit: float) -> int:
+    """The most misses with (misses + 1) / (num_beats + 1) at most the limit; −1 where even none is too many."""
+    bounds = np.arange(1, num_beats + 1) / (num_beats + 1)
+    return int(np.searchsorted(bounds, limit, side="right")) - 1
 
 
 def _checked(probabilities: ArrayLike, target: ArrayLike) -> tuple[NDArray[np.float64], NDArray]:

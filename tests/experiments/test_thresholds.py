@@ -231,3 +231,15 @@ def test_a_limit_that_promises_nothing_is_refused(limit: float) -> None:
 def test_limits_of_other_classes_are_refused() -> None:
     with pytest.raises(ValueError, match="1 limits do not fit probabilities of 2 classes"):
         fit_promises([[0.5, 0.5]], [0], [0.5])
+
+
+def test_misses_of_further_beats_are_as_likely_as_simulated() -> None:
+    rng = np.random.default_rng(1)
+    counts = []
+    for _ in range(4000):
+        (value, _) = fit_promises(*of_one_class(list(rng.random(39))), [0.05, 0.5]).values
+        counts.append((rng.random(100) < value).sum())
+    promises = fit_promises(*of_one_class(list(rng.random(39))), [0.05, 0.5])
+    assert promises.chance(0, 0, 100) == 1
+    for num_missed in (1, 5, 12):
+        assert promises.chance(0, num_missed, 100) == pytest.approx(np.mean(np.array(counts) >= num_missed), abs=0.025)
