@@ -3,7 +3,7 @@
 import csv
 import re
 from codecs import BOM_UTF8
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -62,25 +62,37 @@ def read_rows(
     Raises:
         ValueError: no rows, a line of another length, text for a number, not UTF-8; names row (from 0) and column.
     """
+    blocks, kept = zip(*iterate_rows(path, stream, names, texts, dtype), strict=True)
+    return np.concatenate(blocks), pa.Table.from_batches(kept)
+
+
+def iterate_rows(
+    path: Path,
+    stream: IO[bytes],
+    names: Sequence[str],
+    texts: Collection[str] = (),
+    dtype: type[np.floating] = np.float64,
+) -> Iterator[tuple[NDArray[Any], pa.RecordBatch]]:
+    """As `read_rows`, 4 MB of the file at a time."""
     numbers = [name for name in names if name not in texts]
     types = {name: pa.string() if name in texts else pa.float64() for name in names}
-    blocks, kept = [], []
+    num_rows = 0
     try:
         reader = open_csv(
             stream,
             ReadOptions(use_threads=False, column_names=list(names), block_size=BLOCK_BYTES),
             convert_options=ConvertOptions(column_types=types, strings_can_be_null=True),
         )
-        with np.errstate(over="ignore"):
-            for batch in reader:
-                block = batch.select(numbers).to_tensor(null_to_nan=True, row_major=True).to_numpy()
-                blocks.append(block.astype(dtype))
-                kept.append(batch.select(list(texts)))
+        for batch in reader:
+            num_rows += len(batch)
+            block = batch.select(numbers).to_tensor(null_to_nan=True, row_major=True).to_numpy()
+            with np.errstate(over="ignore"):
+                block = block.astype(dtype)
+            yield block, batch.select(list(texts))
     except pa.ArrowException as error:
         raise ValueError(_refusal(path, names, str(error))) from error
-    if not sum(map(len, blocks)):
+    if not num_rows:
         raise ValueError(f"{path} has no rows")
-    return np.concatenate(blocks), pa.Table.from_batches(kept)
 
 
 def _refusal(path: Path, names: Sequence[str], said: str) -> str:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +53,18 @@ class Rows(NamedTuple):
     others: pa.Table
     roles: dict[str, str]
     """Name of the column of `others` for each role."""
+    headed: bool
+    first: int = 0
+    """The row of the file where they start."""
+
+
+class Layout(NamedTuple):
+    """What the columns of a table are."""
+
+    names: list[str]
+    """Of those that may be signal: the first of them may count the rows."""
+    roles: dict[str, str]
+    headed: bool
 
 
 def csv(path: Path, protocol: str) -> Parts:
@@ -75,23 +87,29 @@ def read_own(kind: str, place: Path, records: Collection[str] | None = None) -> 
     Raises:
         ValueError: no such table, or something in it that is no beat; one line with file, row (from 0) and column.
     """
-    path, rate_hz = _path_and_rate(place)
+    path, rate_hz = path_and_rate(place)
     check_is_data(path)
     if kind == "csv":
         return _of_records(path, _fit(path, _read_csv(path), rate_hz), records)
     with opened(path) as file:
         rows = None if is_own(file) else _read_parquet(path, file)
-    if rows is None and rate_hz is not None:
+    if rows is None:
+        check_no_rate(path, rate_hz)
+        return read_recorded(path, records)
+    return _of_records(path, _fit(path, rows, rate_hz), records)
+
+
+def check_no_rate(path: Path, rate_hz: float | None) -> None:
+    if rate_hz is not None:
         raise ValueError(f"{path} was written by `python -m data build`, which knows its sampling rate: leave out @")
-    return _of_records(path, _fit(path, rows, rate_hz), records) if rows else read_recorded(path, records)
 
 
 def _parts(kind: str, place: Path, protocol: str) -> Parts:
-    path, _ = _path_and_rate(place)
+    path, _ = path_and_rate(place)
     return parts(partial(read_own, kind, place), protocol, str(path), partial(check_is_data, path))
 
 
-def _path_and_rate(place: Path) -> tuple[Path, float | None]:
+def path_and_rate(place: Path) -> tuple[Path, float | None]:
     """What follows the last @ is a sampling rate, unless the file is called so."""
     head, at, tail = str(place).rpartition("@")
     try:
@@ -117,16 +135,22 @@ def _of_records(path: Path, whole: Recorded, records: Collection[str] | None) ->
 
 def _read_csv(path: Path) -> Rows:
     with path.open("rb") as stream:
-        names = read_first_row(path, stream)
-        headed = _is_header(names)
-        if not headed:
-            names = [str(place) for place in range(len(names))]
-            stream.seek(0)
-        roles = _roles(path, names) if headed else {LABEL: names[-1]}
-        signal = [name for name in names if name not in roles.values()]
-        _check_signal_names(path, [name for name in signal if name not in UNNAMED])
-        values, others = read_rows(path, stream, names, texts=list(roles.values()))
-    return _without_index(path, Rows(signal, values, others, roles), headed)
+        layout, names = csv_layout(path, stream)
+        values, others = read_rows(path, stream, names, texts=list(layout.roles.values()))
+    return _without_index(path, Rows(layout.names, values, others, layout.roles, layout.headed))
+
+
+def csv_layout(path: Path, stream: IO[bytes]) -> tuple[Layout, list[str]]:
+    """What the columns are, and the names of all; `stream` stands before the first row then."""
+    names = read_first_row(path, stream)
+    headed = _is_header(names)
+    if not headed:
+        names = [str(place) for place in range(len(names))]
+        stream.seek(0)
+    roles = _roles(path, names) if headed else {LABEL: names[-1]}
+    signal = [name for name in names if name not in roles.values()]
+    _check_signal_names(path, [name for name in signal if name not in UNNAMED])
+    return Layout(signal, roles, headed), names
 
 
 def _is_header(cells: Sequence[str]) -> bool:
@@ -140,7 +164,15 @@ def _is_header(cells: Sequence[str]) -> bool:
 
 
 def _read_parquet(path: Path, file: pq.ParquetFile) -> Rows:
-    schema = file.schema_arrow
+    layout, dtype = parquet_layout(path, file.schema_arrow)
+    values = read_columns(path, file, layout.names, dtype=dtype)
+    others = file.read(columns=list(layout.roles.values()))
+    others.validate(full=True)  # that text is UTF-8
+    return _without_index(path, Rows(layout.names, values, others, layout.roles, layout.headed))
+
+
+def parquet_layout(path: Path, schema: pa.Schema) -> tuple[Layout, type[np.floating]]:
+    """What the columns are, and the type that holds all of the signal."""
     index = {name for name in index_columns(schema) if name.lower() not in ROLES}
     names = [name for name in schema.names if name not in index]
     roles = _roles(path, names)
@@ -149,21 +181,28 @@ def _read_parquet(path: Path, file: pq.ParquetFile) -> Rows:
     for name in signal:
         check_numeric(path, schema.field(name))
     single = all(pa.types.is_float32(schema.field(name).type) for name in signal)
-    values = read_columns(path, file, signal, dtype=np.float32 if single else np.float64)
-    others = file.read(columns=list(roles.values()))
-    others.validate(full=True)  # that text is UTF-8
-    return _without_index(path, Rows(signal, values, others, roles), headed=True)
+    return Layout(signal, roles, headed=True), np.float32 if single else np.float64
 
 
-def _without_index(path: Path, rows: Rows, headed: bool) -> Rows:
+def _without_index(path: Path, rows: Rows) -> Rows:
     """A first column without a name that counts the rows is no signal."""
+    start = rows.values[0, 0] if rows.headed else 0
+    few = not rows.headed and len(rows.values) <= 2  # two beats may start so by chance
+    return without_first(path, rows) if counts_rows(rows, start) and not few else check_signal(path, rows)
+
+
+def counts_rows(rows: Rows, start: float) -> bool:
+    """Whether the first column has no name and counts the rows, the file's first row being `start`."""
     first = rows.values[:, 0]
-    if headed:
-        counts = rows.names[0] in UNNAMED and np.array_equal(first, first[0] + np.arange(len(first)))
-    else:
-        counts = len(first) > 2 and np.array_equal(first, np.arange(len(first)))  # two beats may start so by chance
-    if counts:
-        rows = rows._replace(names=rows.names[1:], values=rows.values[:, 1:])
+    nameless = not rows.headed or rows.names[0] in UNNAMED
+    return nameless and np.array_equal(first, start + (rows.first + np.arange(len(first))))
+
+
+def without_first(path: Path, rows: Rows) -> Rows:
+    return check_signal(path, rows._replace(names=rows.names[1:], values=rows.values[:, 1:]))
+
+
+def check_signal(path: Path, rows: Rows) -> Rows:
     _check_signal_names(path, rows.names)
     return rows
 
@@ -210,18 +249,16 @@ def _number(text: str) -> int | float | None:
 def _fit(path: Path, rows: Rows, rate_hz: float | None) -> Recorded:
     """Resample, crop or pad, drop what is silent, scale."""
     target, classes = _labels(path, rows)
-    origin = _origin(path, rows)
-    values, remarks = _at_rate(rows.values, _end(path, rows), rate_hz)
-    width = values.shape[1]
-    if width != NUM_SAMPLES:
-        remarks.append(f"{'cropped' if width > NUM_SAMPLES else 'padded'} from {width} to {NUM_SAMPLES} samples")
-        values = np.pad(values[:, :NUM_SAMPLES], ((0, 0), (0, max(0, NUM_SAMPLES - width))))
+    origin = origin_of(path, rows)
+    values, remarks = to_layout(path, rows, rate_hz)
     sounding = (values != 0).any(axis=1)
     num_silent = int((~sounding).sum())
     if num_silent == len(sounding):
         raise ValueError(f"{path} has {num_silent} rows {SILENT} and no other")
-    signal, scaling = _scale(values[sounding] if num_silent else values)
-    remarks += scaling
+    values = values[sounding] if num_silent else values
+    scaled = is_scaled(values.min(), values.max())
+    signal = scale(values, scaled)
+    remarks += scaling_remarks(scaled, int((signal == 0).all(axis=1).sum()))
     tensor, origin = torch.from_numpy(signal).unsqueeze(1), origin.filter(pa.array(sounding))
     beats = Beats(
         signal=tensor,
@@ -238,6 +275,16 @@ def _fit(path: Path, rows: Rows, rate_hz: float | None) -> Recorded:
     return Recorded(beats, origin)
 
 
+def to_layout(path: Path, rows: Rows, rate_hz: float | None) -> tuple[NDArray[np.floating], list[str]]:
+    """The beats at 125 Hz and 187 samples long, and what was done."""
+    values, remarks = _at_rate(rows.values, _end(path, rows), rate_hz)
+    width = values.shape[1]
+    if width != NUM_SAMPLES:
+        remarks.append(f"{'cropped' if width > NUM_SAMPLES else 'padded'} from {width} to {NUM_SAMPLES} samples")
+        values = np.pad(values[:, :NUM_SAMPLES], ((0, 0), (0, max(0, NUM_SAMPLES - width))))
+    return values, remarks
+
+
 def _labels(path: Path, rows: Rows) -> tuple[NDArray[np.int64] | None, tuple[str, ...]]:
     """Each row's place among the sorted distinct labels, and these: as numbers where all are numbers, else as text."""
     if LABEL not in rows.roles:
@@ -246,14 +293,14 @@ def _labels(path: Path, rows: Rows) -> tuple[NDArray[np.int64] | None, tuple[str
     kind = _plain(rows.others[name]).type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_string(kind)):
         raise ValueError(f"{path}: column {name} holds {' '.join(str(kind).split())}, not whole numbers or text")
-    column = _cast(path, name, rows.others[name], pa.string())
-    _refuse(path, name, column.is_null().to_numpy(), "the label is missing")
+    column = column_of(path, rows, LABEL, pa.string())
+    _refuse(path, rows, LABEL, column.is_null().to_numpy(), "the label is missing")
     encoded = column.combine_chunks().dictionary_encode()
     texts, place = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
     numbers = [_number(text) for text in texts]
     keys: list[Any] = texts if None in numbers else numbers
     fractional = np.array([isinstance(key, float) and not key.is_integer() for key in keys])
-    _refuse(path, name, fractional[place], "the label is not a whole number")
+    _refuse(path, rows, LABEL, fractional[place], "the label is not a whole number")
     distinct = sorted(set(keys))
     if len(distinct) > min(MAX_CLASSES, len(place) / 2):
         raise ValueError(
@@ -264,31 +311,30 @@ def _labels(path: Path, rows: Rows) -> tuple[NDArray[np.int64] | None, tuple[str
     return table[place], tuple(str(int(key) if isinstance(key, float) else key) for key in distinct)
 
 
-def _origin(path: Path, rows: Rows) -> pa.Table:
+def origin_of(path: Path, rows: Rows) -> pa.Table:
     """Where the beats came from, in the types of `ORIGIN`."""
     table = rows.others.select([])  # keeps the number of rows
     for role, kind in ORIGIN.items():
         if role in rows.roles:
-            column = _cast(path, rows.roles[role], rows.others[rows.roles[role]], kind)
-            table = table.append_column(role, column)
+            table = table.append_column(role, column_of(path, rows, role, kind))
     if "fold" in rows.roles:
-        _refuse(path, rows.roles["fold"], table["fold"].is_null().to_numpy(), "the fold is missing")
+        _refuse(path, rows, "fold", table["fold"].is_null().to_numpy(), "the fold is missing")
     return table
 
 
-def _cast(path: Path, name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """In text, nothing and NaN are missing."""
+def column_of(path: Path, rows: Rows, role: str, kind: pa.DataType) -> pa.ChunkedArray:
+    """The column of a role; in text, nothing and NaN are missing."""
     try:
-        column = _plain(column).cast(kind)
+        column = _plain(rows.others[rows.roles[role]]).cast(kind)
     except pa.ArrowException as error:
-        raise ValueError(f"{path}: column {name}: {' '.join(str(error).split())[:200]}") from error
+        raise ValueError(f"{path}: column {rows.roles[role]}: {' '.join(str(error).split())[:200]}") from error
     if not pa.types.is_string(kind):
         return column
     encoded = column.combine_chunks().dictionary_encode()
     texts = [text.strip() for text in encoded.dictionary.to_pylist()]
     place = encoded.indices.fill_null(-1).to_numpy()
     unclear = np.array([not text.isprintable() for text in texts] + [False])
-    _refuse(path, name, unclear[place], "not one line of text; is a quote left open?")
+    _refuse(path, rows, role, unclear[place], "not one line of text; is a quote left open?")
     known = pa.array([None if text in ("", "nan") else text for text in texts], pa.string())
     return pa.chunked_array([known.take(encoded.indices)])
 
@@ -301,9 +347,9 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column.cast(pa.string()) if large else column
 
 
-def _refuse(path: Path, name: str, wrong: NDArray[np.bool_], why: str) -> None:
+def _refuse(path: Path, rows: Rows, role: str, wrong: NDArray[np.bool_], why: str) -> None:
     if wrong.any():
-        raise ValueError(f"{path}: row {int(wrong.argmax())}, column {name}: {why}")
+        raise ValueError(f"{path}: row {rows.first + int(wrong.argmax())}, column {rows.roles[role]}: {why}")
 
 
 def _blocks(num_rows: int) -> Iterator[slice]:
@@ -321,7 +367,7 @@ def _end(path: Path, rows: Rows) -> NDArray[np.int64]:
         wrong = ~padding & ~(np.abs(values) <= LARGEST)
         if wrong.any():
             row, column = divmod(int(wrong.argmax()), values.shape[1])
-            where = f"{path}: row {block.start + row}, column {rows.names[column]}"
+            where = f"{path}: row {rows.first + block.start + row}, column {rows.names[column]}"
             value = values[row, column]
             raise ValueError(
                 f"{where}: a value is missing before the beat's end"
@@ -358,17 +404,22 @@ def _resample(beats: NDArray[np.floating], rate_hz: float) -> NDArray[np.float64
     return bent + start + span * (np.arange(bent.shape[1]) * (rate_hz / RATE_HZ) / last)
 
 
-def _scale(values: NDArray[np.floating]) -> tuple[NDArray[np.float32], list[str]]:
-    """Scale each beat to 0…1, unless all are within that. Volts are not, though a hair from zero: they go below it."""
-    high, low = values.max(), values.min()
-    within = high <= 1 + TOLERANCE and low >= -TOLERANCE * high
+def is_scaled(low: float, high: float) -> bool:
+    """Whether beats between these are within 0…1 as they should be. Volts are not, though a hair from zero: they go
+    below it."""
+    return bool(high <= 1 + TOLERANCE and low >= -TOLERANCE * high)
+
+
+def scale(values: NDArray[np.floating], scaled: bool) -> NDArray[np.float32]:
+    """Scale each beat to 0…1, unless all are within that."""
     signal = np.empty(values.shape, np.float32)
     for block in _blocks(len(values)):
         beats = values[block].astype(np.float64)
         end = measure_length(torch.from_numpy(beats).unsqueeze(1)).numpy()
-        signal[block] = beats.clip(0, 1) if within else scale_and_pad(beats, end)
-    remarks = [] if within else ["each beat scaled to 0…1"]
-    num_flat = int((signal == 0).all(axis=1).sum())
-    if num_flat:
-        remarks.append(f"{num_flat} flat beats became zero")
-    return signal, remarks
+        signal[block] = beats.clip(0, 1) if scaled else scale_and_pad(beats, end)
+    return signal
+
+
+def scaling_remarks(scaled: bool, num_flat: int) -> list[str]:
+    remarks = [] if scaled else ["each beat scaled to 0…1"]
+    return [*remarks, f"{num_flat} flat beats became zero"] if num_flat else remarks

@@ -28,15 +28,18 @@ pa.set_memory_pool(pa.system_memory_pool())
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[pq.ParquetFile]:
+def opened(path: Path, buffer_bytes: int = 0) -> Iterator[pq.ParquetFile]:
     """A Parquet file with rows in it; whatever its parsing trips over is one line.
+
+    Args:
+        buffer_bytes: read of a column at a time; 0 for all that a row group has of it.
 
     Raises:
         ValueError: not a whole Parquet file, or one without rows.
     """
     check_is_data(path)
     try:
-        with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as file:
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=buffer_bytes, page_checksum_verification=True) as file:
             _check_sizes(path, file.metadata)
             yield file
     except (pa.ArrowException, OSError, UnicodeDecodeError, json.JSONDecodeError, MemoryError) as error:

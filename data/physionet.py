@@ -6,7 +6,6 @@ diagnostic superclass of `scp_codes`. One lead of each record; R peaks from anno
 
 import csv
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Collection
 from functools import partial
@@ -21,8 +20,9 @@ from numpy.typing import NDArray
 from data.beats import RATE_HZ, Beats, derive, measure_length
 from data.known import CLASSES, MissingFile, database_by_hand
 from data.parquet import check_is_data
+from data.record import Record, read_annotations
 from data.recorded import DS1, DS2, PACED, Recorded, group_codes, parts
-from data.segment import TOO_SHORT, Cut, cut, find_r_peaks, resample
+from data.segment import TOO_SHORT, Rhythm, cut, find_r_peaks, resample
 from data.split import Parts
 from data.store import ORIGIN, Writer, read_recorded
 
@@ -240,26 +240,22 @@ def _is_whole(stem: Path, suffixes: Collection[str]) -> bool:
 
 
 def _read(recording: Recording, database: Database) -> Recorded:
-    stem = recording.stem
-    try:
-        signal, rate_hz, lead, annotation = _read_wfdb(recording)
-    except Exception as error:  # the reader raises whatever its parsing trips over
-        raise ValueError(f"{stem}: not a readable WFDB record ({' '.join(str(error).split())})") from error
-    if not np.isfinite(signal).all():
-        raise ValueError(f"{stem}: sample {int(np.isfinite(signal).argmin())} of its signal is not a number")
-    if annotation is None:
+    record = Record.open(recording.stem, recording.leads)
+    signal, rate_hz = record.read(), record.rate_hz
+    if recording.label is not None:
         sample = find_r_peaks(signal, rate_hz)
         label, symbol = np.full(len(sample), recording.label), None
     else:
-        symbol = np.array(annotation.symbol, np.str_)
-        label = np.array([CLASS_OF.get(name, -1) for name in annotation.symbol], np.int64)
-        sample, symbol, label = annotation.sample[label >= 0], symbol[label >= 0], label[label >= 0]
+        sample, symbols = read_annotations(recording.stem, "atr")
+        symbol = np.array(symbols, np.str_)
+        label = np.array([CLASS_OF.get(name, -1) for name in symbols], np.int64)
+        sample, symbol, label = sample[label >= 0], symbol[label >= 0], label[label >= 0]
     dropped = {TOO_FEW: 1} if len(sample) == 1 else {}
     if dropped:
         sample, label, symbol = sample[:0], label[:0], None if symbol is None else symbol[:0]
-    start = np.round(sample * (RATE_HZ / rate_hz)).astype(np.int64)
-    found = cut(resample(signal, rate_hz, RATE_HZ), start)
-    return _piece(recording, database, sample, label, symbol, lead, found, dropped)
+    rhythm = record.measure(sample)
+    beats = cut(resample(signal, rate_hz, RATE_HZ), rhythm.start, rhythm.length)
+    return _piece(recording, database, sample, label, symbol, record.lead, rhythm, beats, dropped)
 
 
 def _piece(
@@ -269,22 +265,23 @@ def _piece(
     label: NDArray[np.int64],
     symbol: NDArray[np.str_] | None,
     lead: str,
-    found: Cut,
+    rhythm: Rhythm,
+    cut_out: NDArray[np.float32],
     dropped: dict[str, int],
 ) -> Recorded:
-    kept, number = found.kept, len(found.signal)
+    kept, number = rhythm.kept, len(cut_out)
     known: dict[str, Any] = {
         "patient": [recording.patient] * number,
         "record": [recording.record] * number,
         "sample": sample[kept],
         "lead": [lead] * number,
         "symbol": None if symbol is None else symbol[kept],
-        "rr_before_s": found.rr_before_s,
-        "rr_after_s": found.rr_after_s,
+        "rr_before_s": rhythm.rr_before_s,
+        "rr_after_s": rhythm.rr_after_s,
         "fold": None if recording.fold is None else [recording.fold] * number,
     }
     origin = pa.table({name: pa.array(known[name], kind) for name, kind in ORIGIN.items() if known[name] is not None})
-    signal, target = torch.from_numpy(found.signal).unsqueeze(1), torch.from_numpy(label[kept])
+    signal, target = torch.from_numpy(cut_out).unsqueeze(1), torch.from_numpy(label[kept])
     beats = Beats(
         signal=signal,
         target=target,
@@ -292,26 +289,12 @@ def _piece(
         classes=database.classes,
         rate_hz=RATE_HZ,
         source=database.source,
-        fingerprint=derive(recording.record, found.signal, label),
+        fingerprint=derive(recording.record, cut_out, label),
         group=group_codes(origin["patient"]),
-        intervals=torch.from_numpy(found.intervals),
+        intervals=torch.from_numpy(rhythm.intervals),
         dropped=dropped | ({TOO_SHORT: int((~kept).sum())} if not kept.all() else {}),
     )
     return Recorded(beats, origin)
-
-
-def _read_wfdb(recording: Recording) -> tuple[NDArray[np.float64], float, str, Any]:
-    """The signal in mV, its rate, its lead's name, and the annotation where beats have their own labels."""
-    stem = str(recording.stem)
-    with warnings.catch_warnings():  # the package uses pandas in ways that pandas is giving up
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import wfdb
-
-        header: Any = wfdb.rdheader(stem)
-        channel = next((header.sig_name.index(lead) for lead in recording.leads if lead in header.sig_name), 0)
-        record: Any = wfdb.rdrecord(stem, channels=[channel])
-        annotation: Any = wfdb.rdann(stem, "atr") if recording.label is None else None
-        return record.p_signal[:, 0], float(header.fs), header.sig_name[channel], annotation
 
 
 DATABASES: dict[str, Database] = {

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -51,13 +52,29 @@ def read_recorded(path: Path, records: Collection[str] | None = None) -> Recorde
     """
     with opened(path) as file:
         about = description(path, file)
-        names, origin_names = list(about["signal"]), [name for name in ORIGIN if name in about["columns"]]
-        groups = _groups_of(path, about, records)
-        signal = read_columns(path, file, names, groups)
-        target = read_columns(path, file, ["target"], groups, np.int64)[:, 0]
-        intervals = read_columns(path, file, RATIO_NAMES, groups)
-        origin = file.read_row_groups(groups, columns=origin_names)
-        _check_groups(path, {number: about["groups"][number] for number in groups}, signal, target, intervals, origin)
+        found = _read_groups(path, file, about, _groups_of(path, about, records))
+    beats = replace(found.beats, fingerprint=sha256(path), dropped=about["dropped"], remarks=tuple(about["remarks"]))
+    if records is None:
+        return Recorded(beats, found.origin)
+    wanted = np.isin(found.origin["record"].to_pylist(), list(records))
+    return Recorded(beats.select(torch.from_numpy(wanted)), found.origin.filter(pa.array(wanted)))
+
+
+def read_pieces(path: Path) -> Iterator[Recorded]:
+    """What `read_recorded` gives, a row group at a time, each verified before it is given."""
+    with opened(path) as file:
+        about = description(path, file)
+        for number in range(file.num_row_groups):
+            yield _read_groups(path, file, about, [number])
+
+
+def _read_groups(path: Path, file: pq.ParquetFile, about: Mapping[str, Any], groups: list[int]) -> Recorded:
+    names, origin_names = list(about["signal"]), [name for name in ORIGIN if name in about["columns"]]
+    signal = read_columns(path, file, names, groups)
+    target = read_columns(path, file, ["target"], groups, np.int64)[:, 0]
+    intervals = read_columns(path, file, RATIO_NAMES, groups)
+    origin = file.read_row_groups(groups, columns=origin_names)
+    _check_groups(path, {number: about["groups"][number] for number in groups}, signal, target, intervals, origin)
     check_signal(path, signal, names)
     check_label(path, target, about["classes"])
     tensor = torch.from_numpy(signal).unsqueeze(1)
@@ -68,16 +85,11 @@ def read_recorded(path: Path, records: Collection[str] | None = None) -> Recorde
         classes=tuple(about["classes"]),
         rate_hz=about["rate_hz"],
         source=about["source"],
-        fingerprint=sha256(path),
+        fingerprint=derive("", signal, target),
         group=group_codes(origin["patient"]) if "patient" in origin_names else None,
         intervals=torch.from_numpy(intervals),
-        dropped=about["dropped"],
-        remarks=tuple(about["remarks"]),
     )
-    if records is None:
-        return Recorded(beats, origin)
-    wanted = np.isin(origin["record"].to_pylist(), list(records))
-    return Recorded(beats.select(torch.from_numpy(wanted)), origin.filter(pa.array(wanted)))
+    return Recorded(beats, origin)
 
 
 def _groups_of(path: Path, about: Mapping[str, Any], records: Collection[str] | None) -> list[int]:

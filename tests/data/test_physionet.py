@@ -259,7 +259,7 @@ REFUSALS: dict[str, tuple[str, Damage, list[str]]] = {
     "unreadable annotations": (
         "mitdb",
         lambda folder: (folder / "100.atr").write_bytes(b"\1"),
-        ["mitdb/100: not a readable WFDB record"],
+        ["mitdb/100.atr: not readable WFDB annotations"],
     ),
     "samples cut off": (
         "mitdb",
