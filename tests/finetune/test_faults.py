@@ -41,7 +41,10 @@ cli.main("finetune", COMMANDS)
 """
 TRIALS, SEEDS = 2, 2
 ARMS = ("transfer", "scratch")
-FLAGS = f"--data arrhythmia --budget 10m --trials {TRIALS} --seeds {SEEDS} --epochs 1 --threads 2 --tracking none"
+FLAGS = (
+    f"--data arrhythmia --budget 10m --trials {TRIALS} --seeds {SEEDS} --epochs 1 --threads 2 --tracking none "
+    "--fixed balance=none"  # SMOTE refuses so few beats
+)
 PATIENCE_S = 300.0
 AGENTS = {"ray::DashboardAgent", "ray::RuntimeEnvAgent"}
 """Idle processes that after their head's sudden death may ask for it for another minute."""
