@@ -11,7 +11,9 @@ from experiments.resampling import Estimate
 from finetune.evaluation import Evaluation, Patient
 
 NUM_PATIENTS = 10
-"""The worst; all of them are in the picture and in `--json`."""
+"""The worst; all of them are in `--json`."""
+FEW = 10
+"""Fewer patients leave a bootstrap too little to draw from."""
 
 
 def show(evaluation: Evaluation) -> None:
@@ -35,7 +37,8 @@ def intervals_said(evaluation: Evaluation) -> str:
     drawn, number = evaluation.drawn, evaluation.num_drawn
     if drawn == "beats":
         return f"95 % intervals: bootstrap over {number:,} beats, optimistic since a patient has many beats"
-    return f"95 % intervals: bootstrap over {number:,} whole {drawn}; of few they are somewhat narrow"
+    worth = "so few that they say little" if number < FEW else "of few they are somewhat narrow"
+    return f"95 % intervals: bootstrap over {number:,} whole {drawn}; {worth}"
 
 
 METRICS = (

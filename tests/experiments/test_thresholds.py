@@ -238,6 +238,7 @@ def test_misses_of_further_beats_are_as_likely_as_simulated() -> None:
     counts = []
     for _ in range(4000):
         (value, _) = fit_promises(*of_one_class(list(rng.random(39))), [0.05, 0.5]).values
+        assert value is not None
         counts.append((rng.random(100) < value).sum())
     promises = fit_promises(*of_one_class(list(rng.random(39))), [0.05, 0.5])
     assert promises.chance(0, 0, 100) == 1
