@@ -218,9 +218,11 @@ class Compare(TargetFlags):
         cli.at_least_one(seeds=self.seeds, steps=self.steps, threads=1 if self.threads is None else self.threads)
         for recipe in self.recipes():
             recipe.check()
-        for flag, named in (("encoders", self.encoders), ("protocol", self.protocol), ("vary", self.vary)):
-            if not named and flag != "vary":
-                raise ValueError(f"--{flag}: name one or more")
+        if not self.encoders:
+            raise ValueError("--encoders: name one checkpoint FILE or more")
+        if not self.protocol:
+            raise ValueError("--protocol: name one or more")
+        for flag, named in (("protocol", self.protocol), ("vary", self.vary)):
             for name in named:
                 if named.count(name) > 1:
                     raise ValueError(f"--{flag} {name} is named twice")
