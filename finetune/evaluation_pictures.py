@@ -67,8 +67,8 @@ def draw_curves(evaluation: Evaluation, scored: Scored) -> Figure:
     """Precision over recall of each class against the rest, and where the thresholds of its alarms lie."""
     num_classes, estimates, promises = len(evaluation.classes), evaluation.estimates, evaluation.calibration.promises
     floor = f"{100 * evaluation.calibration.thresholds.floor:g} %"
-    abreast = min(PANELS_ABREAST, num_classes)
-    num_rows = -(-num_classes // abreast)
+    num_rows = -(-num_classes // PANELS_ABREAST)
+    abreast = -(-num_classes // num_rows)
     size = (max(2, abreast) * PANEL_INCHES[0], 1.3 + num_rows * PANEL_INCHES[1])
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(num_rows, abreast, sharex=True, sharey=True, squeeze=False).ravel().tolist()

@@ -83,7 +83,7 @@ def simulate(design: tuple[int, int], luck: Luck, difference: float, num_studies
 
 def judge(studies: Studies, truth: float) -> Judged:
     found = [nested_difference(study) for study in studies]
-    words = [verdict(one, studies.shape[1]) for one in found]
+    words = [words_of(one, studies.shape[1]) for one in found]
     low, high = np.array([_bounds(one) for one in found]).T
     return Judged(
         covered=float(np.mean((low <= truth) & (truth <= high))),
@@ -91,6 +91,12 @@ def judge(studies: Studies, truth: float) -> Judged:
         hurts=float(np.mean([said.startswith("transfer hurts") for said in words])),
         half_width=float(np.median(high - low) / 2),
     )
+
+
+def words_of(difference: Difference, num_pretraining_seeds: int) -> str:
+    """The verdict of the only arm of a comparison."""
+    (corrected,) = holm([difference.p_value])
+    return verdict(difference, num_pretraining_seeds, 0.0 if corrected is None else corrected)
 
 
 def _bounds(difference: Difference) -> tuple[float, float]:

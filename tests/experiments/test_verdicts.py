@@ -1,6 +1,12 @@
+import numpy as np
 import pytest
 
-from tests.benchmarks.verdicts import DESIGNS, LUCK, REALISTIC, Luck, false_alarms, judge, simulate
+from experiments.metrics import nested_difference
+from finetune.groups import group_arms
+from finetune.recipe import Recipe
+from finetune.rows import make_rows
+from tests.benchmarks.verdicts import DESIGNS, LUCK, REALISTIC, Luck, false_alarms, judge, simulate, words_of
+from tests.samples import pretrained_arm, results_of
 
 NUM_STUDIES = 1000
 NOISE = 0.02
@@ -38,3 +44,20 @@ def test_a_real_difference_is_found_and_not_turned_round(design: tuple[int, int]
 def test_holm_keeps_the_false_alarms_of_several_arms_to_the_level() -> None:
     single, corrected = false_alarms((3, 8), NUM_STUDIES)
     assert corrected <= 0.05 + NOISE / 2 < single
+
+
+@pytest.mark.parametrize("design", DESIGNS, ids=str)
+def test_rows_of_a_comparison_say_what_is_judged_here(design: tuple[int, int]) -> None:
+    """Recalls are shares of 1,000 beats, and a study stands at each share of labels."""
+    studies = simulate(design, REALISTIC, 0.01, 5).round(3)
+    scratch, transfer = group_arms([pretrained_arm("masked", seed) for seed in range(design[0])], (Recipe(),))[1:]
+    level, results = np.linspace(0.6, 0.7, design[1]).round(3), []
+    for number, study in enumerate(studies, start=1):
+        results += results_of(scratch, {(0, k): recall for k, recall in enumerate(level)}, number / 10)
+        recalls = {(p, k): level[k] + study[p, k] for p, k in np.ndindex(design)}
+        results += results_of(transfer, recalls, number / 10)
+    rows = make_rows([scratch, transfer], [number / 10 for number in range(1, 6)], results)[1::2]
+    for row, study in zip(rows, studies, strict=True):
+        expected = nested_difference(study)
+        assert row.difference is not None and row.verdict == words_of(expected, design[0])
+        assert (row.difference.mean, row.difference.low) == pytest.approx((expected.mean, expected.low))
