@@ -9,7 +9,7 @@ import re
 from importlib import import_module
 from typing import TYPE_CHECKING, NamedTuple
 
-from data.split import VALIDATION, Parts, Split, by_patient, stratified
+from data.split import FEW_DRAWS, VALIDATION, VALIDATION_OF_PATIENTS, Parts, Split, by_patient, stratified
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,8 +126,8 @@ def load(name: str, part: str, data_dir: Path) -> Beats:
 def load_split(name: str, protocol: str, data_dir: Path, seed: int = 0) -> Split:
     """Split a data set into training, validation and test by a protocol (see `parts`).
 
-    Where the source has no validation part of its own, it is a tenth of the training part, chosen by `seed`:
-    stratified, or whole groups where the protocol holds groups apart. The test part is the same for every seed.
+    Where the source has no validation part of its own, it is a tenth of the training part, stratified, or a fifth of
+    its groups where the protocol holds groups apart, chosen by `seed`. The test part is the same for every seed.
 
     Raises:
         ValueError: an unknown name, a protocol that the data set does not support, or missing files; one line.
@@ -138,8 +138,10 @@ def load_split(name: str, protocol: str, data_dir: Path, seed: int = 0) -> Split
     if found.load_validation is not None:
         validation = found.load_validation()
     else:
-        random = protocol == "beat-random"
-        kept, held_out = stratified(train.labels, VALIDATION, seed) if random else by_patient(train, VALIDATION, seed)
+        if protocol == "beat-random":
+            kept, held_out = stratified(train.labels, VALIDATION, seed)
+        else:
+            kept, held_out = by_patient(train, VALIDATION_OF_PATIENTS, seed, FEW_DRAWS)
         train, validation = train.select(kept), train.select(held_out)
     return Split(
         train=train,

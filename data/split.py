@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from data.beats import Beats
 
 VALIDATION = 0.1
-NUM_DRAWS = 512
+VALIDATION_OF_PATIENTS = 0.2
+"""Of few patients a tenth would be two."""
+NUM_DRAWS, FEW_DRAWS = 512, 32
+"""Of splits by patient, to choose from: many for the test part, which is to be like the rest; few for validation, so
+that another seed holds out other patients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +81,7 @@ def stratified(target: Tensor, fraction: float, seed: int, minimum: int = 1) -> 
     return _sides(torch.nonzero(held_out).squeeze(1), len(target))
 
 
-def by_patient(beats: Beats, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def by_patient(beats: Beats, fraction: float, seed: int, num_draws: int = NUM_DRAWS) -> tuple[Tensor, Tensor]:
     """Hold out whole patients: of many random draws, the one that takes nearest to `fraction` of every class.
 
     Returns:
@@ -99,7 +103,7 @@ def by_patient(beats: Beats, fraction: float, seed: int) -> tuple[Tensor, Tensor
     counts = torch.bincount(cell, minlength=len(patients) * beats.num_classes).view(len(patients), -1).numpy()
     counts = counts[:, counts.sum(axis=0) > 0]
     random = np.random.default_rng(seed)
-    order = random.permuted(np.tile(np.arange(len(patients)), (NUM_DRAWS, 1)), axis=1)
+    order = random.permuted(np.tile(np.arange(len(patients)), (num_draws, 1)), axis=1)
     share = counts[order[:, :-1]].cumsum(axis=1) / counts.sum(axis=0)
     error = np.abs(share - fraction).mean(axis=2)
     draw, last = np.unravel_index(error.argmin(), error.shape)

@@ -182,3 +182,12 @@ def test_the_package_is_light() -> None:
 )
 def test_a_short_name_is_a_file_name(name: str, expected: str) -> None:
     assert data.short_name(name) == expected
+
+
+def test_another_seed_validates_on_other_patients_and_tests_on_the_same() -> None:
+    splits = [data.load_split("synthetic-arrhythmia", "patient", NOWHERE, seed) for seed in range(6)]
+    held_out = {
+        tuple(split.validation.group.unique().tolist()) for split in splits if split.validation.group is not None
+    }
+    assert len(held_out) >= 4
+    assert len({tuple(split.load_test().labels.tolist()) for split in splits[:2]}) == 1
