@@ -192,7 +192,7 @@ def write_annotations(path: Path, sample: NDArray[np.int64], names: Sequence[str
     code = dict.fromkeys(names, UNNAMED_CODE) | {name: name for name in CLASSES["arrhythmia"]}
     note = dict.fromkeys(names, "") if set(names) <= set(CLASSES["arrhythmia"]) else {name: name for name in set(names)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder, _quietly() as wfdb:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder, quietly() as wfdb:
         wfdb.wrann(
             path.stem,
             path.suffix.removeprefix("."),
@@ -223,7 +223,7 @@ def _check_samples(stem: Path, header: Any, channel: int) -> None:
 
 
 @contextmanager
-def _quietly() -> Iterator[Any]:
+def quietly() -> Iterator[Any]:
     """The wfdb package, which uses pandas in ways that pandas is giving up."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -240,7 +240,7 @@ def _reading(stem: Path, what: str = "") -> Iterator[Any]:
         ValueError: in its place.
     """
     try:
-        with _quietly() as wfdb:
+        with quietly() as wfdb:
             yield wfdb
     except Exception as error:
         said = " ".join(str(error).split())[:200]

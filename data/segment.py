@@ -77,7 +77,7 @@ def _detect(signal: NDArray[np.float64]) -> NDArray[np.int64]:
     The detector looks for steep slopes, and so misses wide beats among narrow ones, ventricular ones above all: below
     15 Hz their slopes are alike. A peak that shows only there counts where it is no T wave of another.
     """
-    from sleepecg import detect_heartbeats
+    from sleepecg.heartbeats import detect_heartbeats
 
     mirrored = np.pad(signal, (0, max(0, SHORTEST_S * DETECT_HZ - len(signal))), mode="reflect")
     smooth = sosfiltfilt(butter(2, WIDE_HZ, fs=DETECT_HZ, output="sos"), mirrored)
