@@ -124,6 +124,7 @@ def test_nothing_of_the_project_is_installed() -> None:
         ("finetune", "tune"),
         ("finetune", "compare"),
         ("finetune", "schedule"),
+        ("finetune", "evaluate"),
     ],
     ids=" ".join,
 )
