@@ -38,6 +38,9 @@ class Recipe(Freezing):
     """Half-life in epochs of the moving average of the weights, which is then validated and kept; 0: no average."""
     head: str = "linear"
     """linear, mlp or attention (pooling)."""
+    feature_dropout: float = 0.0
+    """Share of the encoder's features that each step hides from the head. With --intervals it makes the head learn
+    from rhythm what shape would otherwise tell it of known patients alone."""
     balance: str = "class_weight"
     """Against imbalance, on the training part:
     none, class_weight, smote, borderline_smote, adasyn, smote_tomek, random_over, random_under or balanced_batches."""
@@ -113,6 +116,8 @@ class Recipe(Freezing):
             if name not in choices:
                 raise ValueError(f"unknown {what} {name!r}; choose from {', '.join(choices)}")
         check_loss(self.loss, LossOptions(gamma=self.gamma, beta=self.beta, margin=self.margin, tau=self.tau))
+        if not 0 <= self.feature_dropout < 1:
+            raise ValueError(f"--feature-dropout {self.feature_dropout}: 0 or more and less than 1 is needed")
         if not 0 < self.lr < 1:
             raise ValueError(f"--lr {self.lr}: a number between 0 and 1 is needed")
         if not (0 <= self.weight_power <= 1 and 0 < self.recall_floor <= 1):

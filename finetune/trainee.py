@@ -106,7 +106,7 @@ class FineTuning:
         self.intervals = None if intervals is None else intervals.to(device)
         self.criterion = _criterion(beats, recipe, self.balanced.weighted, self.balanced.balanced_batches, device)
         self.validation = split.validation
-        model.batchnorm = recipe.batchnorm
+        model.batchnorm, model.feature_dropout = recipe.batchnorm, recipe.feature_dropout
         self.optimizer = make_optimizer(model, recipe.weight_decay)
         self.timeline = Timeline(recipe, list(model.encoder.stages))
         self._check_something_learns()

@@ -6,6 +6,7 @@ from typing import Self
 import torch
 from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models import HEAD
 from models.encoder import Encoder
@@ -91,6 +92,8 @@ class Classifier(nn.Module):
         """Stages of which nothing learns."""
         self.batchnorm = "stage"
         """One of `BATCHNORMS`."""
+        self.feature_dropout = 0.0
+        """Share of the encoder's features that a training step hides from the head; of the numbers beside them none."""
         self.head = HEADS[head](encoder.dim + num_intervals, num_classes)
 
     def forward(self, x: Tensor, intervals: Tensor | None = None) -> Tensor:
@@ -111,6 +114,7 @@ class Classifier(nn.Module):
             for step in left:
                 x = step(x)
             x = self.head.pool(x)
+        x = functional.dropout(x, self.feature_dropout, self.head.training)
         if intervals is not None:
             beside = repeat(intervals.to(x.dtype), "batch ratio -> batch token ratio", token=x.shape[1])
             x = torch.cat([x, beside], dim=-1)

@@ -151,6 +151,7 @@ BAD_INPUTS: dict[str, tuple[str, list[str]]] = {
     "tune-address": (f"{TUNE} --address 127.0.0.1:1", ["--address 127.0.0.1:1", "no cluster answers"]),
     "compare-address": (f"{COMPARE} --address 127.0.0.1:1", ["--address 127.0.0.1:1", "no cluster answers"]),
     "loss": (f"{TRAIN} --loss hinge", ["hinge", "cross_entropy, focal, class_balanced, ldam, logit_adjusted"]),
+    "feature-dropout": (f"{TRAIN} --feature-dropout 1", ["--feature-dropout 1.0"]),
     "gamma": (f"{TRAIN} --loss focal --gamma -1", ["gamma -1"]),
     "rank": (f"{TRAIN} --schedule adapters --rank 0", ["--rank 0"]),
     "batchnorm": (f"{TRAIN} --batchnorm wild", ["wild", "stage, still, moving"]),

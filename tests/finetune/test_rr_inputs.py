@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 import models
 from data.balance import BALANCES
@@ -19,7 +20,7 @@ from finetune.train import Arm, Context, to_checkpoint, train
 from finetune.trainee import FineTuning, evaluate
 from models.checkpoint import load, restore_classifier, save
 from models.encoder import EncoderSpec
-from models.heads import HEADS
+from models.heads import HEADS, Head
 
 SPEC = EncoderSpec(name="resnet1d", options={"width": 2, "kernel": 3})
 CONTEXT = Context(dataset="synthetic", protocol="beat-random", badge="beat-random", classes=("N", "S", "V", "F", "Q"))
@@ -120,3 +121,35 @@ def test_without_them_the_same_weights_are_drawn_as_ever() -> None:
         torch.equal(a, b) for a, b in zip(with_ratios.encoder.parameters(), without.encoder.parameters(), strict=True)
     )
     assert [p.shape for p in models.build(SPEC).parameters()] == [p.shape for p in without.encoder.parameters()]
+
+
+class Spy(Head):
+    """Gives back what it reads."""
+
+    def forward(self, tokens_BND: Tensor) -> Tensor:
+        return tokens_BND[:, 0]
+
+
+def test_feature_dropout_hides_features_in_training_and_ratios_never(split: Split) -> None:
+    model = Arm(name="scratch", spec=SPEC).build("linear", 5, 0, num_intervals=2)
+    tuning = FineTuning(model, split, replace(RECIPE, intervals="causal", feature_dropout=0.75), 0, Machine())
+    signal, ratios = split.train.signal[:512], beside(split.train, "causal")
+    assert ratios is not None and tuning.module is model
+    model.head = Spy()
+    whole = model.eval()(signal, ratios[:512])
+    model.head.train()
+    hidden = model(signal, ratios[:512])
+    dim = model.encoder.dim
+    assert torch.equal(whole[:, dim:], ratios[:512]) and torch.equal(hidden[:, dim:], ratios[:512])
+    before, after = whole[:, :dim][whole[:, :dim] != 0], hidden[:, :dim][whole[:, :dim] != 0]
+    assert (after == 0).float().mean() == pytest.approx(0.75, abs=0.05)
+    assert torch.allclose(after[after != 0], 4 * before[after != 0])
+
+
+def test_feature_dropout_leaves_other_training_as_it_was(split: Split) -> None:
+    arm = Arm(name="scratch", spec=SPEC)
+    curves = [
+        train(arm, split, replace(RECIPE, head="mlp", feature_dropout=share), 0, CONTEXT, Machine()).curve
+        for share in (0.0, 0.0, 0.5)
+    ]
+    assert curves[0] == curves[1] != curves[2]
