@@ -318,7 +318,7 @@ def test_every_file_loads_and_starts_from_what_is_known_to_work(name: str) -> No
     space = Space.load(name)
     assert space.name == name and space.about.endswith(".")
     start = space.first(TRANSFER)
-    known = {"lr": 3e-3, "head": "linear", "balance": "class_weight", "schedule": "full", "ratio": 0.3}
+    known = {"lr": 3e-3, "head": "linear", "balance": "class_weight", "schedule": "full", "ratio": 1.0}
     assert start.items() >= known.items()
     assert {one.name for one in space.dimensions} > start.keys() or name == "small"
     assert space.first(SCRATCH).keys() < start.keys()
