@@ -141,7 +141,8 @@ def _show(flags: Compare, grid: Grid, tracked: Run, pictures: Path) -> dict[str,
     if not made:
         return None
     context = grid.context
-    title = f"Pretrained against scratch on {context.dataset}, {context.protocol}: {flags.recipe}"
+    architectures = ", ".join(dict.fromkeys(group.architecture for group in grid.groups if group.recipe))
+    title = f"Pretrained against scratch on {context.dataset}, {context.protocol}: {architectures}, {flags.recipe}"
     tables.console().print(rows.show(made, title))
     files = draw_efficiency(made, f"{context.dataset}, {context.protocol}", pictures)
     for file in files:

@@ -35,7 +35,7 @@ class Group:
     name: str
     """Of the pretraining, or of the control."""
     words: str = ""
-    """What of its recipe differs from its name's other groups."""
+    """What of its recipe, and architecture, differs from other groups."""
     arm: str
     """majority, linear, random-frozen, scratch or transfer."""
     architecture: str
@@ -45,7 +45,7 @@ class Group:
 
     @property
     def label(self) -> str:
-        return " · ".join(filter(None, (self.name, self.words, self.recipe and self.architecture)))
+        return " · ".join(filter(None, (self.name, self.words)))
 
     def cell(self, arm: Arm | Control, fraction: float, seed: int) -> Cell:
         recipe = None if self.recipe is None else varied(self.recipe)
@@ -71,7 +71,8 @@ def group_arms(arms: Sequence[Arm], recipes: Sequence[Recipe], controls: Sequenc
         Group(name=control.name, arm=control.name, architecture=control.architecture, recipe=None, arms=(control,))
         for control in controls
     ]
-    for spec in {arm.spec.label: arm.spec for arm in arms}.values():
+    specs = {arm.spec.label: arm.spec for arm in arms}
+    for spec in specs.values():
         untrained = Arm(name="scratch", spec=spec)
         nested: dict[str, list[Arm]] = {}
         for pretrained in (arm for arm in arms if arm.spec.label == spec.label):
@@ -87,7 +88,7 @@ def group_arms(arms: Sequence[Arm], recipes: Sequence[Recipe], controls: Sequenc
             groups += [
                 Group(
                     name=name,
-                    words=words,
+                    words=" · ".join(filter(None, (words, spec.label if len(specs) > 1 else ""))),
                     arm=arm,
                     architecture=spec.label,
                     recipe=recipe,

@@ -26,7 +26,7 @@ class Row:
     name: str
     """Of the pretraining, or of the control."""
     words: str
-    """What of its recipe differs from its name's other rows."""
+    """What of its recipe, and architecture, differs from other rows."""
     arm: str
     architecture: str
     label_fraction: float
@@ -228,7 +228,7 @@ def _verdict_table(rows: Sequence[Row], best: Sequence[Row], title: str) -> Tabl
     has_linear = any(row.over_linear for row in rows)
     table = Table(title=title, title_style="bold")
     table.add_column("labels", justify="right", no_wrap=True)
-    table.add_column("arm · recipe · architecture")
+    table.add_column("arm · recipe")
     for header in ("seeds", "macro recall", "− scratch", "95 % interval", "p", "wins", "collapsed"):
         table.add_column(header, justify="right", no_wrap=header not in ("macro recall", "collapsed"))
     if has_linear:
@@ -258,7 +258,7 @@ def _verdict_table(rows: Sequence[Row], best: Sequence[Row], title: str) -> Tabl
 def _recall_table(rows: Sequence[Row], best: Sequence[Row]) -> Table:
     table = Table(title="Test recall by class, mean of the runs", title_style="bold")
     table.add_column("labels", justify="right", no_wrap=True)
-    table.add_column("arm · recipe · architecture")
+    table.add_column("arm · recipe")
     columns = {"macro F1": "macro_f1", "macro precision": "macro_precision", "acc.": "accuracy"}
     for header in (*rows[0].recall, *columns, "validation macro recall", "beats a run", "s a run"):
         table.add_column(header, justify="right")
