@@ -2,7 +2,6 @@
 
 import shutil
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from data.beats import RATE_HZ, Beats, derive, measure_length
 from data.known import CLASSES
-from data.segment import TOO_SHORT, Rhythm, cut, find_r_peaks, measure, ratio_of, resample
+from data.segment import TOO_SHORT, Rhythm, cut, find_r_peaks, measure, quietly, ratio_of, resample
 
 LEADS = ("MLII", "II", "ii")
 """The first of these that a record has is read, else its first channel."""
@@ -220,16 +219,6 @@ def _check_samples(stem: Path, header: Any, channel: int) -> None:
     files = getattr(header, "file_name", None)
     if files and not (stem.parent / files[channel]).is_file():
         raise ValueError(f"{stem} lacks its samples: {stem.parent / files[channel]} does not exist")
-
-
-@contextmanager
-def quietly() -> Iterator[Any]:
-    """The wfdb package, which uses pandas in ways that pandas is giving up."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        import wfdb
-
-        yield wfdb
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from data.known import CLASSES
 from data.physionet import CLASS_OF
-from data.record import quietly, read_annotations
+from data.record import read_annotations
+from data.segment import quietly
 from experiments import tables
 from experiments.metrics import confusion_matrix, recall_per_class
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data import record as module
 from data.imitate import write_records
-from data.physionet import AAMI, CLASS_OF, RECORDS, read_database
+from data.physionet import AAMI, CLASS_OF, read_database
 from data.record import Record, is_record, read_annotations, write_annotations
 from data.segment import find_r_peaks
 
@@ -250,10 +250,14 @@ def distances(wanted: NDArray[np.int64], found: NDArray[np.int64]) -> NDArray[np
     return np.minimum(wanted - around[place], around[place + 1] - wanted)
 
 
+HARD = ("106", "108", "203", "208", "221")
+"""Ventricular beats of many forms, high P waves, noise."""
+
+
 def test_real_beats_are_found_where_they_are_annotated(heart_data_dir: Path) -> None:
-    """Over all 48 records; measured: sensitivity .995, of ventricular beats .968, positive predictivity .987."""
+    """Measured: sensitivity .994, of ventricular beats .982, positive predictivity .998 (all 48: .998, .985, .995)."""
     hits, totals, ventricular, offsets = np.zeros(2), np.zeros(2), np.zeros(2), []
-    for name in RECORDS:
+    for name in HARD:
         record = Record.open(heart_data_dir / "mitdb" / name)
         sample, symbol = read_annotations(record.stem, "atr")
         beats, of_v = sample[np.isin(symbol, list(CLASS_OF))], sample[np.isin(symbol, list(AAMI["V"]))]
@@ -264,6 +268,6 @@ def test_real_beats_are_found_where_they_are_annotated(heart_data_dir: Path) -> 
         ventricular += (distances(of_v, found) <= tolerance).sum(), len(of_v)
         offsets.append(np.median(away) / record.rate_hz)
     sensitivity, predictivity = hits / totals
-    assert sensitivity > 0.994 and predictivity > 0.985
-    assert ventricular[0] / ventricular[1] > 0.96
-    assert np.median(offsets) < 0.004 and max(offsets) < 0.025
+    assert sensitivity > 0.992 and predictivity > 0.995
+    assert ventricular[0] / ventricular[1] > 0.975
+    assert max(offsets) < 0.007

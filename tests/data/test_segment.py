@@ -91,6 +91,20 @@ def test_peaks_are_found_where_they_are(rate_hz: int) -> None:
         assert np.abs(found - peaks).max() <= 0.01 * rate_hz
 
 
+@pytest.mark.parametrize("unit", [1e-3, 1e-6, 1e3])
+def test_the_unit_does_not_matter(unit: float) -> None:
+    signal, _ = train_of_peaks(360)
+    np.testing.assert_array_equal(find_r_peaks(unit * signal + 7, 360), find_r_peaks(signal, 360))
+
+
+def test_the_first_and_the_last_beat_are_found() -> None:
+    signal, peaks = train_of_peaks(250)
+    for first, last in ((peaks[3] - 50, peaks[12] + 50), (peaks[5] - 100, peaks[14] + 100)):
+        found = first + find_r_peaks(signal[first:last], 250)
+        inside = peaks[(peaks >= first) & (peaks < last)]
+        assert len(found) == len(inside) and np.abs(found - inside).max() <= 2
+
+
 @pytest.mark.parametrize("level", [0.0, -5.12, 1e6])
 @pytest.mark.parametrize("num_samples", [0, 1, 31, 3000])
 def test_a_flat_record_has_no_peaks(num_samples: int, level: float) -> None:
