@@ -73,6 +73,42 @@ class Evaluate(ModelFlags):
         run(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Predict(ModelFlags):
+    """Classify the beats of a file, or of a WFDB record from end to end: R peaks found, beats cut, annotations written.
+
+    Beats of another rate are resampled, and that is said. Memory holds 8,192 beats, and an hour of a record.
+    """
+
+    input: tyro.conf.Positional[str]
+    """FILE.parquet or FILE.csv of beats (csv:FILE@RATE_HZ where they are not at 125 Hz), or a WFDB record's path."""
+    out: Path | None = None
+    """FILE.parquet or FILE.csv for each beat's class, probabilities and alarms."""
+    lead: str | None = None
+    """Lead of the record (default: MLII, else II, else its first)."""
+    annotations: Path | None = None
+    """RECORD.EXTENSION of the WFDB annotations (default: experiments/runs/predict/RECORD.pred)."""
+    strip: Path | None = None
+    """FILE for a picture of six ten-second rows, as .png and .svg: those where rare classes are most."""
+    strip_start: float | None = None
+    """Seconds at which the picture's rows begin, one after the other."""
+    reference: str | None = None
+    """Extension of annotations beside the record to compare with, such as atr; never read otherwise."""
+
+    @property
+    def annotation_file(self) -> Path:
+        if self.annotations is None:
+            return cli.RUNS / "predict" / f"{Path(self.input.removesuffix('.hea').removesuffix('.dat')).name}.pred"
+        return self.annotations if self.annotations.suffix else self.annotations.with_suffix(".pred")
+
+    def run(self) -> None:
+        from finetune.predict import check, predict
+
+        check(self)
+        self.write(predict(self, self.load()))
+
+
 COMMANDS: dict[str, type[cli.Command]] = {
     "evaluate": Evaluate,
+    "predict": Predict,
 }
