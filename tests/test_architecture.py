@@ -125,6 +125,7 @@ def test_nothing_of_the_project_is_installed() -> None:
         ("finetune", "compare"),
         ("finetune", "schedule"),
         ("finetune", "evaluate"),
+        ("finetune", "predict"),
     ],
     ids=" ".join,
 )
