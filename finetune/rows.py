@@ -214,8 +214,13 @@ def chosen(rows: Sequence[Row]) -> dict[float, Row]:
 
 def show(rows: Sequence[Row], title: str) -> Lines:
     """Differences and verdicts; below them recall by class."""
+    sources: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.source is not None:
+            sources.setdefault(row.source, {})[row.name] = None
     caption = (
-        "seeds: pretraining × fine-tune. − scratch: of the same architecture, recipe and seed. 95 % interval of that "
+        "".join(f"{', '.join(names)}: pretrained on {source}. " for source, names in sources.items())
+        + "seeds: pretraining × fine-tune. − scratch: of the same architecture, recipe and seed. 95 % interval of that "
         "difference: pretraining and fine-tune seeds as crossed random effects, Student's t; with one checkpoint over "
         "fine-tune seeds alone. p: corrected by Holm over the pretrained rows of a share of labels; a verdict "
         "needs the interval and p ≤ .05. ★ chosen on validation data, for each share of labels."
@@ -229,12 +234,12 @@ def _verdict_table(rows: Sequence[Row], best: Sequence[Row], title: str) -> Tabl
     table = Table(title=title, title_style="bold")
     table.add_column("labels", justify="right", no_wrap=True)
     table.add_column("arm · recipe")
-    for header in ("seeds", "macro recall", "− scratch", "95 % interval", "p", "wins", "collapsed"):
-        table.add_column(header, justify="right", no_wrap=header not in ("macro recall", "collapsed"))
+    for header in ("seeds", "macro recall", "− scratch", "95 % interval", "p", "wins"):
+        table.add_column(header, justify="right", no_wrap=header != "macro recall")
     if has_linear:
-        table.add_column("− linear", justify="right")
-    for header in ("verdict", "leakage", "pretrained on"):
-        table.add_column(header)
+        table.add_column("− linear", justify="right", no_wrap=True)
+    table.add_column("verdict")
+    table.add_column("leakage", no_wrap=True)
     for row in rows:
         gap = row.difference
         table.add_row(
@@ -246,11 +251,9 @@ def _verdict_table(rows: Sequence[Row], best: Sequence[Row], title: str) -> Tabl
             tables.interval(gap.low, gap.high, sign=True) if gap else "",
             "" if row.p_holm is None else f"{row.p_holm:.2g}",
             f"{gap.wins}/{gap.num_pairs}" if gap else "",
-            f"{row.num_collapsed}/{row.num_runs}",
             *([tables.signed(row.over_linear.mean) if row.over_linear else ""] if has_linear else []),
             row.verdict,
             row.badge,
-            row.source or "–",
         )
     return table
 
@@ -260,11 +263,11 @@ def _recall_table(rows: Sequence[Row], best: Sequence[Row]) -> Table:
     table.add_column("labels", justify="right", no_wrap=True)
     table.add_column("arm · recipe")
     columns = {"macro F1": "macro_f1", "macro precision": "macro_precision", "acc.": "accuracy"}
-    for header in (*rows[0].recall, *columns, "validation macro recall", "beats a run", "s a run"):
+    for header in (*rows[0].recall, *columns, "validation macro recall", "collapsed", "beats a run", "s a run"):
         table.add_column(header, justify="right")
     for row in rows:
         values = (*row.recall.values(), *(row.metrics[name] for name in columns.values()), row.validation_macro_recall)
-        cost = (f"{row.beats:,.0f}", f"{row.seconds:.0f}")
+        cost = (f"{row.num_collapsed}/{row.num_runs}", f"{row.beats:,.0f}", f"{row.seconds:.0f}")
         table.add_row(_share(row), _name(row, best), *(f"{value:.3f}" for value in values), *cost)
     return table
 
