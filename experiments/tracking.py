@@ -8,11 +8,15 @@ the ones that write. Only the driver opens a tracker: processes that create one 
 import fcntl
 import math
 import os
+import re
 import sqlite3
 import sys
+import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +36,9 @@ ENVIRONMENT = {
 
 KEY = "key"
 """Tag of a run of which there is one alone below its parent."""
+
+Tensors = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Of a signature: name → (type as NumPy calls it, shape with −1 for the batch)."""
 
 
 class Run:
@@ -62,6 +69,17 @@ class Run:
 
     def artifact_file(self, path: Path) -> None:
         """Keep a copy of a file, such as a picture."""
+
+    def register(self, name: str, path: Path, inputs: Tensors, outputs: Tensors) -> str:
+        """Keep an ONNX file as a model with a signature, registered under `name`.
+
+        Returns:
+            The version's number; empty where nothing is kept.
+
+        Raises:
+            ValueError: it cannot be kept: who asks for a model in the registry wants it there.
+        """
+        return ""
 
 
 class Tracker:
@@ -226,6 +244,59 @@ class _MlflowRun(Run):
 
     def artifact_file(self, path: Path) -> None:
         self.tracker.send(self.tracker.client.log_artifact, self.id, str(path))
+
+    def register(self, name: str, path: Path, inputs: Tensors, outputs: Tensors) -> str:
+        client = self.tracker.client
+        try:
+            plain = re.sub(r"[^\w-]", "-", name)  # MLflow takes fewer letters here than in its registry
+            model = client.create_logged_model(self.tracker.experiment_id, plain, self.id)
+            with tempfile.TemporaryDirectory() as folder:
+                _save_onnx(Path(folder) / "model", path, inputs, outputs, model.model_id, self.id)
+                client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
+            client.finalize_logged_model(model.model_id, "READY")
+            _create_registered(client, name)
+            # A server knows its own models by name; a client on a file would look for them in the default store.
+            source = f"models:/{model.model_id}" if _is_address(self.tracker.target) else model.artifact_location
+            return str(client.create_model_version(name, source, self.id, model_id=model.model_id).version)
+        except _errors() as error:
+            raise ValueError(f"registry {self.tracker.target}: {_first_line(error)}") from None
+
+
+def _create_registered(client: "MlflowClient", name: str) -> None:
+    """Unless it is there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _save_onnx(folder: Path, path: Path, inputs: Tensors, outputs: Tensors, model_id: str, run_id: str) -> None:
+    """Write MLflow's form of a model, with its signature, into `folder`."""
+    import numpy as np
+    import onnx
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MLflow's own type hints, when its parts are first imported
+        from mlflow import onnx as flavour
+        from mlflow.models import Model, ModelSignature
+        from mlflow.types import Schema, TensorSpec
+
+        given, answered = (
+            Schema([TensorSpec(np.dtype(dtype), shape, name) for name, (dtype, shape) in tensors.items()])
+            for tensors in (inputs, outputs)
+        )
+        flavour.save_model(
+            onnx.load(path),
+            str(folder),
+            mlflow_model=Model(model_id=model_id, run_id=run_id),
+            signature=ModelSignature(given, answered),
+            pip_requirements=[f"{package}=={version(package)}" for package in ("onnx", "onnxruntime")],
+            onnx_execution_providers=["CPUExecutionProvider"],  # where it was checked
+            save_as_external_data=False,
+        )
 
 
 @contextmanager

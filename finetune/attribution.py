@@ -25,9 +25,9 @@ Forward = Callable[..., Tensor]
 
 WINDOW = 11
 """Samples that occlusion hides at once, and that a stretch of the table spans: 88 ms at 125 Hz."""
-NUM_STEPS = 128
-"""Of the integral, by Gauss and Legendre."""
-BEATS_AT_ONCE = 16
+NUM_STEPS = 256
+"""Of the integral, by midpoints: where ReLUs bend it, Gauss and Legendre's rule comes no closer."""
+BEATS_AT_ONCE = 8
 """Times the steps, so that memory holds 2,048."""
 NUM_STRETCHES = 3
 REMOVED = 0.1
@@ -51,7 +51,7 @@ def integrated_gradients(forward: Forward, inputs: Inputs, baselines: Inputs, ta
     method, found = IntegratedGradients(reached), []
     for rows in torch.arange(len(target)).split(BEATS_AT_ONCE):
         given, flat = (tuple(part[rows] for part in parts) for parts in (inputs, baselines))
-        found.append(method.attribute(given, flat, target[rows], n_steps=NUM_STEPS, method="gausslegendre"))
+        found.append(method.attribute(given, flat, target[rows], n_steps=NUM_STEPS, method="riemann_middle"))
     return tuple(torch.cat(parts).detach() for parts in zip(*found, strict=True))
 
 
@@ -245,7 +245,7 @@ def _loss(model: Model, explained: Explained, score: Tensor) -> Tensor:
     """(num_beats,): what the logit loses without the samples of the highest `score` (num_beats, num_samples)."""
     beats = explained.beats
     count = (beats.valid_length * REMOVED).ceil().long()[:, None]
-    rank = score.argsort(1, descending=True, stable=True).argsort(1)
+    rank = score.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
     signal = flat_lines(beats).where((rank < count)[:, None], beats.signal)
     ratios = beside(beats, model.intervals)
     inputs = (signal,) if ratios is None else (signal, ratios)

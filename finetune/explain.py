@@ -63,7 +63,8 @@ def read_beats(flags: Explain, model: Model) -> tuple[Beats, str]:
         kind, _, path = name.partition(":")
         beats, said = read_own(kind, Path(path)).beats, data.short_name(name)
     else:
-        beats, said = _part_of(name, flags, model), f"{flags.part} part of {name}"
+        beats, protocol = _part_of(name, flags, model)
+        said = f"{flags.part} part of {name}, {protocol}"
     model.check(beats)
     if beats.target is not None:
         model.check_labels(beats)
@@ -77,18 +78,18 @@ def own_name(text: str) -> str:
     return f"{kind}:{text}" if kind and not data.is_own(text) else text
 
 
-def _part_of(name: str, flags: Explain, model: Model) -> Beats:
-    """Split as the model's own data were, where they are its own."""
+def _part_of(name: str, flags: Explain, model: Model) -> tuple[Beats, str]:
+    """The part, and the protocol of its split: that of the model's own data, where they are its own."""
     own = model.made_from
     known = own["protocol"] if name == own["data"] and own["protocol"] != "unknown" else None
     if name not in data.DATASETS:
         data.parts(name, None, flags.data_folder)  # names the choices
     protocol = flags.protocol or known or data.DATASETS[name].protocols[0]
     if flags.part == "test":
-        return data.parts(name, protocol, flags.data_folder).load_test()
+        return data.parts(name, protocol, flags.data_folder).load_test(), protocol
     seed = int(model.checkpoint.options.get("split_seed", model.checkpoint.seed))
     split = data.load_split(name, protocol, flags.data_folder, seed)
-    return split.train if flags.part == "train" else split.validation
+    return split.train if flags.part == "train" else split.validation, protocol
 
 
 def run(flags: Explain) -> None:
@@ -107,7 +108,7 @@ def run(flags: Explain) -> None:
     from finetune.explain_pictures import draw
 
     pictures = draw(explained, None if several is explained else several, flags.method, flags.folder, said)
-    show(explained, flags.method, deletion, said)
+    show(explained, flags.method, deletion, Path(flags.model).name, said)
     tables.say(f"{len(pictures)} pictures in {flags.folder}")
     content = to_json(explained, flags.method) | {"deletion": asdict(deletion), "beats_of": said}
     flags.write(content | {"pictures": [str(path) for path in pictures]})
@@ -179,8 +180,8 @@ def largest_ratio(explained: Explained, method: str, row: int) -> tuple[str, flo
     return explained.ratios[column], float(explained.ratio_values[row, column]), float(effect[column])
 
 
-def show(explained: Explained, method: str, deletion: Deletion, said: str) -> None:
-    table = Table(title=f"What moved the decision: {said}, {NAMES[method]}", title_style="bold")
+def show(explained: Explained, method: str, deletion: Deletion, model: str, said: str) -> None:
+    table = Table(title=f"What moved the decisions of {model}: {said}; {NAMES[method]}", title_style="bold")
     headers = ("beat", "true", "answer", "p", "of", "stretches that moved the logit most, in ms", "RR ratio", "padding")
     for header in headers:
         table.add_column(header, justify="right" if header in ("beat", "p", "padding") else "left")

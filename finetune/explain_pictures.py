@@ -22,6 +22,8 @@ from finetune.attribution import NAMES, WINDOW, Explained, inside, true_class, w
 
 COLOURS = "RdBu_r"
 """Diverging, told apart with any colour vision; its white middle lies within a dark outline."""
+STRONGEST = 0.98
+"""Quantile of the effects beyond which samples share the darkest colours: a few would leave the others white."""
 WIDTH_INCHES = 9.0
 SMALL = 8.5
 
@@ -67,13 +69,15 @@ def draw_beat(explained: Explained, row: int, method: str, said: str) -> Figure:
         axes.set(ylim=(-0.06, 1.06), ylabel="amplitude (0…1)")
     for axes in (*upper, lower):
         _shade_padding(axes, time_ms, length)
+    upper[0].text(time_ms[-1], 1.0, "zero padding" * (length < len(time_ms)), ha="right", va="top", fontsize=SMALL)
     _draw_windows(lower, explained, row)
     lower.set_xlabel("time from the R peak (ms)")
     if with_ratios:
         _draw_ratios(figure.add_subplot(grid[:, 1]), explained, row)
-    label = f"effect of a sample on the logit of {explained.classes[int(explained.target[row])]}"
-    figure.colorbar(ScalarMappable(scale, COLOURS), ax=upper, label=label, fraction=0.05, pad=0.02)
-    figure.suptitle(f"{title(explained, row)}\n{said}, {NAMES[method]}")
+    label = f"effect on the logit of {explained.classes[int(explained.target[row])]}"
+    figure.colorbar(ScalarMappable(scale, COLOURS), ax=upper, label=label, extend="both", fraction=0.05, pad=0.02)
+    figure.legend(*lower.get_legend_handles_labels(), loc="outside lower center", ncols=len(explained.attributions))
+    figure.suptitle(f"{title(explained, row)}\n{said}; {NAMES[method]}")
     return figure
 
 
@@ -87,7 +91,7 @@ def title(explained: Explained, row: int) -> str:
 
 def _scale(attribution: NDArray[np.floating]) -> Normalize:
     """Zero in the middle, the same reach on both sides."""
-    reach = float(np.abs(attribution).max()) or 1.0
+    reach = float(np.quantile(np.abs(attribution), STRONGEST)) or float(np.abs(attribution).max()) or 1.0
     return Normalize(-reach, reach)
 
 
@@ -110,15 +114,6 @@ def _draw_line(
 def _shade_padding(axes: Axes, time_ms: NDArray[np.floating], length: int) -> None:
     if length < len(time_ms):
         axes.axvspan(time_ms[length], time_ms[-1], color="0.93", lw=0, zorder=0)
-        axes.text(
-            time_ms[-1],
-            0.97,
-            "zero padding",
-            transform=axes.get_xaxis_transform(),
-            ha="right",
-            va="top",
-            fontsize=SMALL,
-        )
     axes.margins(x=0.01)
 
 
@@ -132,7 +127,6 @@ def _draw_windows(axes: Axes, explained: Explained, row: int) -> None:
         axes.bar(centre, values, 0.9 * step_ms / len(methods), color=GREYS[number], label=NAMES[name])
     axes.axhline(0, color="0.25", lw=0.8)
     axes.set_ylabel("logit, by window")
-    axes.legend(loc="lower right", fontsize=SMALL, ncols=len(methods))
 
 
 def _draw_ratios(axes: Axes, explained: Explained, row: int) -> None:
@@ -151,6 +145,7 @@ def _draw_ratios(axes: Axes, explained: Explained, row: int) -> None:
     axes.set_yticks(where, names, fontsize=SMALL)
     axes.set(ylim=(len(where) - 0.5, -0.5), xlabel="logit", title="log RR ratios")
     axes.yaxis.tick_right()
+    axes.tick_params(axis="y", length=0)
 
 
 def draw_means(explained: Explained, method: str, said: str) -> Figure:
@@ -175,8 +170,8 @@ def draw_means(explained: Explained, method: str, said: str) -> Figure:
         axes.xaxis.set_tick_params(labelbottom=True)
         axes.set_xlabel("time from the R peak (ms)")
     figure.supylabel("amplitude (beat scaled to 0…1)", fontsize=10)
-    label = "mean effect of a sample on the logit" + _of(explained)
-    figure.colorbar(ScalarMappable(scale, COLOURS), ax=panels, label=label, fraction=0.04)
+    label = f"mean effect on the logit {_of(explained)}"
+    figure.colorbar(ScalarMappable(scale, COLOURS), ax=panels, label=label, extend="both", fraction=0.04)
     lead = ", first lead" * (explained.beats.signal.shape[1] > 1)
     figure.suptitle(f"{said}: mean beat of each answer{lead}, {NAMES[method]}\nas far as a tenth of its beats last")
     return figure
@@ -185,8 +180,8 @@ def draw_means(explained: Explained, method: str, said: str) -> Figure:
 def _of(explained: Explained) -> str:
     """The one class that is explained, or each beat's answer."""
     if (explained.target.numpy() == explained.probability.argmax(1)).all():
-        return " of the answer"
-    return f" of {explained.classes[int(explained.target[0])]}"
+        return "of the answer"
+    return f"of {explained.classes[int(explained.target[0])]}"
 
 
 def _means(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -32,6 +32,46 @@ class ModelFlags(cli.DataFlags, cli.Report):
         cli.at_least_one(threads=1 if self.threads is None else self.threads)
         resolve_threads(self.threads)
         return Model.load(self.model, resolve_device(self.device))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(ModelFlags):
+    """Write a classifier as one file that runs without this project, checked against the original, and its model card.
+
+    The scaling of each beat, the temperature and the thresholds of the alarms are inside. The file is written only if
+    no probability differs from the original's by more than 1e-4 on 10,000 beats.
+    """
+
+    to: Literal["onnx", "torch"] = "onnx"
+    """onnx, for onnxruntime; torch: a .pt2 for torch.export.load."""
+    data: str | None = None
+    """Beats to check it on (default: those it was made from; where they are absent, synthetic ones)."""
+    scaling: Literal["inside", "outside"] = "inside"
+    """Whether the file scales each beat to 0…1, or its caller."""
+    out: Path | None = None
+    """FILE to write (default: beside the classifier, .onnx or .pt2); the card has .md behind its name."""
+    register: str | None = None
+    """Also keep the ONNX file as a model of this NAME in MLflow's registry."""
+    tracking: str = "experiments/mlflow.db"
+    """MLflow: an SQLite file, or a tracking server's address."""
+    device: tyro.conf.Suppress[str] = "cpu"
+
+    @property
+    def out_file(self) -> Path:
+        return self.out or Path(self.model).with_suffix({"onnx": ".onnx", "torch": ".pt2"}[self.to])
+
+    def run(self) -> None:
+        if self.register is not None:
+            if self.to != "onnx" or self.tracking == "none":
+                raise ValueError(f"--register {self.register}: needs --to onnx, and --tracking other than none")
+            if not self.register or set(self.register) & set("/:"):
+                raise ValueError(f"--register {self.register}: a name without / and : is needed")
+        if self.out_file.resolve() == Path(self.model).resolve():
+            raise ValueError(f"--out {self.out_file} is the classifier itself")
+        cli.writable(self.out_file)
+        from finetune.export import run
+
+        run(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +148,54 @@ class Predict(ModelFlags):
         self.write(predict(self, self.load()))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Explain(ModelFlags):
+    """Show which samples of a beat, and which RR ratio, moved a classifier's decision, as a table and pictures.
+
+    Attributions are in units of the logit, against a flat line at the beat's mean and a regular rhythm. Without --beats
+    the most confident right and the most confident wrong answer of each true class are explained.
+    """
+
+    input: tyro.conf.Positional[str]
+    """Beats: a data set's name, or the FILE of a table, .csv or .parq."""
+    beats: tuple[int, ...] = ()
+    """Which of them, counted from 0."""
+    part: Literal["validation", "test", "train"] = "validation"
+    """Of a data set; a table is taken whole."""
+    protocol: cli.Protocols | None = None
+    """Split of the data set (default: the classifier's, where the data set is its own)."""
+    num: int = 1
+    """Beats of each kind, where --beats names none."""
+    of: str | None = None
+    """Class whose logit is explained (default: each beat's answer)."""
+    method: Literal["ig", "occlusion"] = "ig"
+    """What the table and the colours show: integrated gradients, or occlusion of windows of 11 samples."""
+    mean: int = 100
+    """Beats of each answer for the picture of means and the deletion test; 0: none."""
+    out: Path | None = None
+    """Folder of the pictures (default: experiments/runs/explain_MODEL_INPUT)."""
+    device: tyro.conf.Suppress[str] = "cpu"
+
+    @property
+    def folder(self) -> Path:
+        from data import short_name
+
+        names = Path(self.model).stem, Path(short_name(self.input)).stem
+        return self.out or cli.RUNS / f"explain_{'_'.join(names)}"
+
+    def run(self) -> None:
+        cli.at_least_one(num=self.num)
+        if self.mean < 0:
+            raise ValueError(f"--mean {self.mean}: 0 or more beats are needed")
+        cli.writable(self.folder / "means.png")
+        from finetune.explain import run
+
+        run(self)
+
+
 COMMANDS: dict[str, type[cli.Command]] = {
     "evaluate": Evaluate,
+    "export": Export,
+    "explain": Explain,
     "predict": Predict,
 }

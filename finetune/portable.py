@@ -145,7 +145,7 @@ def facts(model: Model, scaling: bool) -> dict[str, Any]:
     return nan_to_null(content | {"options": scalars})
 
 
-def trace(portable: Portable, model: Model) -> ExportedProgram:
+def trace(portable: nn.Module, model: Model) -> ExportedProgram:
     """The graph, for batches of any size.
 
     Raises:
@@ -167,10 +167,17 @@ def to_onnx(program: ExportedProgram, model: Model, about: Mapping[str, Any]) ->
     """
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    names = {"input_names": list(inputs(model)), "output_names": list(outputs(model))}
-    axes = {name: {0: "batch"} for name in inputs(model)}
+    given, answered = list(inputs(model)), list(outputs(model))
+    axes = {name: {0: "batch"} for name in given}
     with _refusing(model, "written as ONNX"):
-        made = torch.onnx.export(program, **names, dynamic_shapes=axes, opset_version=OPSET, verbose=False)
+        made = torch.onnx.export(
+            program,
+            input_names=given,
+            output_names=answered,
+            dynamic_shapes=axes,
+            opset_version=OPSET,
+            verbose=False,
+        )
         assert made is not None
         ClearMetadataAndDocStringPass()(made.model)
         made.model.metadata_props.update({name: json.dumps(value) for name, value in about.items()})
@@ -213,7 +220,12 @@ def run_onnx(content: bytes, threads: int) -> Run:
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    return lambda batch: dict(zip(names, session.run(None, dict(batch)), strict=True))
+
+    def run(batch: Arrays) -> Arrays:
+        answers: list[Any] = list(session.run(None, dict(batch)))
+        return dict(zip(names, answers, strict=True))
+
+    return run
 
 
 def run_torch(content: bytes, names: list[str]) -> Run:

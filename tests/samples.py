@@ -17,11 +17,13 @@ from experiments.space import Space
 from experiments.tracking import Run
 from finetune.controls import Control
 from finetune.groups import Group
+from finetune.intervals import COLUMNS
 from finetune.recipe import Recipe
 from finetune.studies import Study
 from finetune.train import Arm, Context
 from models.checkpoint import Checkpoint, weights_of
 from models.encoder import EncoderSpec, Option
+from models.heads import Classifier
 
 
 def checkpoint_of(
@@ -39,6 +41,20 @@ def checkpoint_of(
         head=head,
         classes=("N", "S", "V", "F", "Q") if head else (),
     )
+
+
+def classifier_of(arch: str, head: str = "linear", intervals: str = "none", **options: Any) -> Checkpoint:
+    """An untrained classifier of five classes, as a file would hold it; its normalisations have seen beats."""
+    torch.manual_seed(0)
+    encoder = models.build(models.parse(arch))
+    num_ratios = len(COLUMNS[intervals])
+    classifier = Classifier(encoder, head, 5, num_ratios)
+    with torch.no_grad():
+        for _ in range(20):
+            classifier(torch.rand(16, 1, 187), torch.randn(16, num_ratios) if num_ratios else None)
+    of_encoder = checkpoint_of(encoder.spec, classifier, head)
+    about = {"rate_hz": 125.0, "num_leads": 1, "num_samples": 187}
+    return replace(of_encoder, preprocessing=about, options={"intervals": intervals, **options})
 
 
 def pretrained_arm(task: str, seed: int, arch: str = "a", source: str = "PTB", **options: Option) -> Arm:

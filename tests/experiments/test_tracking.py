@@ -3,6 +3,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -71,6 +72,33 @@ def test_a_file_is_kept_as_a_copy(tracker, client, database, tmp_path):
     assert kept.read_bytes() == b"a picture"
 
 
+def write_identity(path: Path) -> None:
+    from onnx import TensorProto, helper
+
+    given, answer = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", 3]) for name in ("x", "y"))
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [given], [answer])
+    path.write_bytes(helper.make_model(graph, ir_version=10).SerializeToString())
+
+
+def test_a_model_is_registered_once_more_each_time_with_its_signature(tracker, client, database, tmp_path):
+    write_identity(tmp_path / "identity.onnx")
+    tensors = {"x": ("float32", (-1, 3))}, {"y": ("float32", (-1, 3))}
+    with tracker.run("register", {}) as run:
+        assert [run.register("hearts 1.0", tmp_path / "identity.onnx", *tensors) for _ in range(2)] == ["1", "2"]
+        with pytest.raises(ValueError, match=r"^registry .*mlflow\.db: .*name"):
+            run.register("a/b", tmp_path / "identity.onnx", *tensors)
+    version = client.get_model_version("hearts 1.0", "2")
+    assert version.run_id == only_run(client, "register").info.run_id
+    folder = Path(unquote(version.source.removeprefix("file://")))
+    assert folder.is_relative_to(database.parent / "mlruns")
+    assert (folder / "model.onnx").read_bytes() == (tmp_path / "identity.onnx").read_bytes()
+    from mlflow.models import Model  # warns at its first import, which is not the test's
+
+    signature = Model.load(str(folder)).signature
+    assert [(spec.name, spec.type.name, spec.shape) for spec in signature.inputs] == [("x", "float32", (-1, 3))]
+    assert [spec.name for spec in signature.outputs] == ["y"]
+
+
 def test_a_file_that_is_not_there_warns_and_lets_the_run_go_on(database, tracker, capsys, tmp_path):  # noqa: ARG001
     with Tracker.open(str(database), "tests").run("no picture", {}) as run:
         run.artifact_file(tmp_path / "nowhere.png")
@@ -107,6 +135,7 @@ def test_none_keeps_nothing(tmp_path, monkeypatch):
         child.log({"loss": 1.0}, step=1)
         child.artifact_json("a.json", {})
         child.artifact_file(tmp_path / "a.png")
+        assert child.register("hearts", tmp_path / "a.onnx", {}, {}) == ""
     assert list(tmp_path.iterdir()) == []
 
 
