@@ -80,7 +80,7 @@ def linear(train: Beats) -> Answer:
         return make_pipeline(StandardScaler(), weighted)
 
     def held_out_recall(strength: float) -> float:
-        predicted = cross_val_predict(regression(strength), x, target, groups=groups, cv=folds)
+        predicted: Any = cross_val_predict(regression(strength), x, target, groups=groups, cv=folds)
         return float(macro_recall(confusion_matrix(target, predicted, train.num_classes)))
 
     x, target = features(train), train.labels.numpy()

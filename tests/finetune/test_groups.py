@@ -23,7 +23,7 @@ def test_pretraining_seeds_are_one_group_and_every_architecture_has_its_controls
         ("transfer", "resnet1d@width=3", 2),
     ]
     assert [group.label.split(" ·")[0] for group in groups[2:4]] == ["masked", "contrastive"]
-    assert all(arm.checkpoint is None for group in groups if group.arm != "transfer" for arm in group.arms)
+    assert all(arm.encoder_hash is None for group in groups if group.arm != "transfer" for arm in group.arms)
 
 
 @pytest.mark.parametrize(
