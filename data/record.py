@@ -1,5 +1,6 @@
 """A WFDB record of any length: one lead, read an hour at a time, and the beats at the R peaks that are found in it."""
 
+import gc
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +104,7 @@ class Record:
             peak = low + find_r_peaks(self.read(low, high), self.rate_hz)
             found.append(peak[(peak >= max(first, before + closest)) & (peak < last)])
             before = int(found[-1][-1]) if len(found[-1]) else before
+            gc.collect()  # the detector leaves cycles behind, which hold all that it made of the stretch
             progress(last, self.num_samples)
         return np.concatenate(found)
 
