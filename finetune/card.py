@@ -84,6 +84,7 @@ def _data(facts: Mapping[str, Any]) -> str:
     cost, options = facts["cost"], facts["options"]
     return table(
         {
+            "pretrained on": options.get("pretrained_on"),
             "trained on": facts["source"],
             "data set, as named here": facts["data"],
             "SHA-256 of the training beats": facts["fingerprint"],

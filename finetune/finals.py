@@ -21,7 +21,7 @@ from finetune.plan import Finals
 from finetune.recipe import Recipe
 from finetune.shelves import SharedShelf
 from finetune.studies import Study
-from finetune.train import Arm, Context, to_checkpoint, train
+from finetune.train import Arm, Context, to_checkpoint, train, with_test
 from finetune.trainee import evaluate
 from models.checkpoint import Checkpoint, save
 
@@ -131,7 +131,7 @@ def _final(final: Final, context: Context, split: Split, test: Beats, machine: M
     trained = train(final.arm, split, final.recipe, final.seed, context, machine, shelf=shelf)
     confusion, cost = evaluate(trained.model, test, final.recipe.intervals), trained.validation.cost
     tested = context.result(final.arm, final.recipe, final.seed, "test", confusion, cost)
-    return trained.validation, tested, to_checkpoint(trained, split)
+    return trained.validation, tested, with_test(to_checkpoint(trained, split), tested)
 
 
 def model_file(study: Study, arm: str, seed: int) -> Path:

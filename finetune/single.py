@@ -19,7 +19,7 @@ from experiments.metrics import bootstrap_interval, macro_recall
 from experiments.results import RunResult
 from experiments.thresholds import Alarms, Thresholds, alarms
 from experiments.tracking import Tracker
-from finetune.train import Arm, to_checkpoint, train
+from finetune.train import Arm, to_checkpoint, train, with_test
 from finetune.trainee import confusion_of, predict
 from models.checkpoint import save
 
@@ -78,13 +78,15 @@ def fit(flags: Train, arm: Arm, out: Path) -> Fitted:
             on_epoch=lambda epoch: tracked.log(epoch.metrics, epoch.number),
         )
         tables.say(f"balance {recipe.balance}: {trained.counts}")
-        save(out, to_checkpoint(trained, split))
+        checkpoint = to_checkpoint(trained, split)
+        save(out, checkpoint)
         state_file.unlink(missing_ok=True)
         beats = split.load_test()
         logits = predict(trained.model, beats, recipe.intervals)
         test = context.result(arm, recipe, flags.seed, "test", confusion_of(logits, beats), trained.validation.cost)
         calibrated = probabilities(logits.numpy(), trained.temperature)
         raised = alarms(trained.thresholds, calibrated, beats.labels.numpy())
+        save(out, with_test(checkpoint, test))
         tracked.log({f"test_{name}": value for name, value in test.metrics.items()})
     for result in (trained.validation, test):
         results.append(results.STORE, result)

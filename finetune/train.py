@@ -271,6 +271,7 @@ def to_checkpoint(trained: Trained, split: Split) -> Checkpoint:
             "data": result.dataset,
             "protocol": result.protocol,
             "badge": result.badge,
+            "pretrained_on": result.source or "nothing",
             "split_seed": split.seed,
             "validated_on": split.validation.fingerprint,
             "temperature": trained.temperature,
@@ -283,3 +284,9 @@ def to_checkpoint(trained: Trained, split: Split) -> Checkpoint:
         commit=result.commit,
         versions=versions(),
     )
+
+
+def with_test(checkpoint: Checkpoint, tested: RunResult) -> Checkpoint:
+    """The classifier with what the test part said of it."""
+    found = {f"test_{name}": value for name, value in tested.metrics.items()}
+    return replace(checkpoint, metrics={**checkpoint.metrics, **found})

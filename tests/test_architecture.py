@@ -126,6 +126,8 @@ def test_nothing_of_the_project_is_installed() -> None:
         ("finetune", "schedule"),
         ("finetune", "evaluate"),
         ("finetune", "predict"),
+        ("finetune", "export"),
+        ("finetune", "explain"),
     ],
     ids=" ".join,
 )

@@ -56,6 +56,10 @@ def test_a_run_from_scratch_writes_a_classifier_a_report_and_two_results(tmp_pat
     assert model(torch.rand(2, 1, 187)).shape == (2, 5)
     assert (checkpoint.head, checkpoint.classes) == ("linear", ("N", "S", "V", "F", "Q"))
     assert [result.to_json() for result in read(store)] == [said["validation"], said["test"]]
+    for part in ("validation", "test"):
+        scored = {f"{part}_{name}": value for name, value in said[part]["metrics"].items()}
+        assert checkpoint.metrics.items() >= scored.items()
+    assert checkpoint.options["pretrained_on"] == "nothing"
     assert (said["test"]["part"], said["test"]["arm"], said["test"]["badge"]) == ("test", "scratch", "beat-random")
     assert (said["file"], sum(map(sum, said["test"]["confusion"]))) == (str(out), 5000)
     assert "leakage beat-random" in stdout and str(out) in stdout and "macro recall" in stdout
