@@ -30,6 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", default="resnet1d")
     parser.add_argument("--schedules", nargs="+", default=SCHEDULES)
+    parser.add_argument("--num-stages", type=int, default=1, help="of top")
     parser.add_argument("--beats", type=int, default=20_000)
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--threads", type=int, default=1)
@@ -47,7 +48,7 @@ def main() -> None:
     context = Context(dataset="arrhythmia", protocol=split.protocol, badge=split.badge, classes=split.train.classes)
 
     def timed(schedule: str, shelf: Shelf | None) -> tuple[float, Trained]:
-        recipe = Recipe(schedule=schedule, epochs=NUM_EPOCHS)
+        recipe = Recipe(schedule=schedule, epochs=NUM_EPOCHS, num_stages=flags.num_stages)
         start = time.perf_counter()
         trained = train(arm, split, recipe, 0, context, machine, shelf=shelf)
         return time.perf_counter() - start, trained
