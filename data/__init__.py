@@ -40,6 +40,7 @@ OWN = {
     "parquet": Source("data.own:parquet", ("beat-random", "patient", "ds1-ds2", "folds")),
 }
 """Beats of one's own, by `csv:PATH` and `parquet:PATH`; the function takes the path in place of the data folder."""
+ENDINGS = {".csv": "csv", ".parq": "parquet", ".parquet": "parquet"}
 
 RECORDS = {"arrhythmia": "mitdb", "kaggle-arrhythmia": "mitdb", "ptb": "ptbdb", "kaggle-ptb": "ptbdb"}
 """Data sets that were cut from another's records: the same hearts, otherwise split."""
@@ -104,11 +105,23 @@ def may_hold_test_beats(source: str, protocol: str, target: str, by: str) -> boo
     return protocol != by or (by == "beat-random" and name != target)
 
 
+def own_name(text: str) -> str:
+    """csv:PATH or parquet:PATH for the path of a table, with @RATE_HZ or without; anything else as it is."""
+    from pathlib import Path
+
+    kind = ENDINGS.get(Path(_without_rate(text)).suffix)
+    return f"{kind}:{text}" if kind and not is_own(text) else text
+
+
+def _without_rate(path: str) -> str:
+    return re.sub(r"@[\d.]+$", "", path)
+
+
 def short_name(name: str) -> str:
     """How a data set is called in file names: the stem of the path where it is the user's own."""
     from pathlib import Path
 
-    return Path(re.sub(r"@[\d.]+$", "", name.partition(":")[2])).stem if is_own(name) else name
+    return Path(_without_rate(name.partition(":")[2])).stem if is_own(name) else name
 
 
 def load(name: str, part: str, data_dir: Path) -> Beats:

@@ -91,7 +91,7 @@ def draw_curves(evaluation: Evaluation, scored: Scored) -> Figure:
     figure.supylabel("precision", fontsize=10)
     found = [axes.get_legend_handles_labels() for axes in panels[:num_classes]]
     handles = {label: handle for pair in found for handle, label in zip(*pair, strict=True)}
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(4, 2 * abreast))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
     figure.suptitle(f"Precision and recall on the test part\n{evaluation.title}")
     return figure
 

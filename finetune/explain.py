@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -56,7 +55,7 @@ def read_beats(flags: Explain, model: Model) -> tuple[Beats, str]:
         ValueError: an unknown data set, a file that is missing or no table of beats, or beats that the model does not
             take.
     """
-    name = own_name(flags.input)
+    name = data.own_name(flags.input)
     if data.is_own(name):
         from data.own import read_own
 
@@ -69,13 +68,6 @@ def read_beats(flags: Explain, model: Model) -> tuple[Beats, str]:
     if beats.target is not None:
         model.check_labels(beats)
     return beats, said
-
-
-def own_name(text: str) -> str:
-    """csv:PATH or parquet:PATH for the path of a table, anything else as it is."""
-    suffix = Path(re.sub(r"@[\d.]+$", "", text)).suffix
-    kind = {".csv": "csv", ".parq": "parquet", ".parquet": "parquet"}.get(suffix)
-    return f"{kind}:{text}" if kind and not data.is_own(text) else text
 
 
 def _part_of(name: str, flags: Explain, model: Model) -> tuple[Beats, str]:

@@ -98,13 +98,11 @@ def kind_and_place(what: str) -> tuple[str, Path]:
     Raises:
         ValueError: a file of another kind, or none.
     """
-    if data.is_own(what):
-        kind, _, place = what.partition(":")
+    named = data.own_name(what)
+    if data.is_own(named):
+        kind, _, place = named.partition(":")
         return kind, Path(place)
-    path = Path(what if Path(what).exists() or "@" not in what else what.rpartition("@")[0])
-    kinds = {".csv": "csv", ".parq": "parquet", ".parquet": "parquet"}
-    if path.suffix in kinds:
-        return kinds[path.suffix], Path(what)
+    path = Path(what)
     state = "is neither" if path.exists() else "does not exist"
     raise ValueError(
         f"{what} {state}: predict takes a Parquet or CSV file of beats (or parquet:FILE, csv:FILE, csv:FILE@RATE_HZ), "

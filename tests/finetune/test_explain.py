@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import data
 import models
 from data.beats import Beats
 from data.intervals import RATIOS
 from data.synthetic import synthetic_arrhythmia
 from finetune import attribution
 from finetune.attribution import METHODS, WINDOW, Explained, delete, explain, flat_lines, inside, stretches, windows
-from finetune.explain import caption, largest_ratio, own_name, pick, sample_by_answer, to_json
+from finetune.explain import caption, largest_ratio, pick, sample_by_answer, to_json
 from finetune.explain_pictures import draw, draw_beat, draw_means
 from finetune.intervals import COLUMNS
 from finetune.model import Model
@@ -196,7 +197,7 @@ def test_the_most_confident_right_and_wrong_beats_of_each_class_are_picked() -> 
     ],
 )
 def test_a_table_is_known_by_its_ending(text: str, name: str) -> None:
-    assert own_name(text) == name
+    assert data.own_name(text) == name
 
 
 def test_the_ratio_of_the_largest_effect_is_named_with_its_value(beats: Beats) -> None:
